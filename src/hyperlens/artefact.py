@@ -1,0 +1,144 @@
+"""A folder of results: `manifest.json`, other json, parquet shards, and the marker that is written last.
+
+It is written beside its place and moved there whole, so that a folder with a marker is complete, and one that was there
+before is gone only once its successor has arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hyperlens.errors import ArtefactError
+
+FORMAT = 1
+MANIFEST, MARKER = "manifest.json", "COMPLETE"
+
+
+def write_artefact(
+    folder: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pa.Table],
+    documents: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `tables` as `<name>.parquet` and `documents` as `<name>.json` into `folder`; gives its path.
+
+    Raises ArtefactError where the folder holds something that is not ours, or cannot be written; nothing is lost then.
+    """
+    place = check_place(folder)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, document in {"manifest": {"format": FORMAT, **manifest}, **(documents or {})}.items():
+            _write_synced(partial / f"{name}.json", to_json(document, indent=1))
+        for name, table in tables.items():
+            pq.write_table(table, partial / f"{name}.parquet", compression="zstd", **_encoding(table))
+            _sync(partial / f"{name}.parquet")
+        _write_synced(partial / MARKER, "")
+        _move_into_place(partial, place)
+    except OSError as error:
+        raise ArtefactError(f"{place} cannot be written ({error.strerror}); choose another folder with --out") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
+def check_place(folder: str | os.PathLike[str]) -> Path:
+    """The folder as a path, if results may be written there: it does not exist, is empty, or holds an artefact of ours."""
+    place = Path(folder).absolute()
+    try:
+        if place.exists() and not place.is_dir():
+            raise ArtefactError(f"{place} is a file; results need a folder of their own, choose another with --out")
+        if place.is_dir() and any(place.iterdir()) and not is_artefact(place):
+            raise ArtefactError(
+                f"{place} exists and does not hold results of HyperLens; nothing was written, choose another folder with --out"
+            )
+        nearest = next(parent for parent in place.parents if parent.exists())
+    except PermissionError:
+        raise ArtefactError(f"{place} cannot be read; choose another folder with --out") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ArtefactError(f"{place} cannot be written, since {nearest} is not a writable folder; choose another with --out")
+    return place
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether `folder` holds a manifest of ours."""
+    try:
+        return "format" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def read_document(folder: str | os.PathLike[str], name: str = "manifest") -> dict[str, Any]:
+    """One json document of a complete artefact. Raises ArtefactError where the folder is not one."""
+    place = Path(folder)
+    if not place.is_dir():
+        raise ArtefactError(f"{place} does not exist; expected a folder that HyperLens wrote")
+    if not is_artefact(place):
+        raise ArtefactError(f"{place} holds no {MANIFEST} of HyperLens; expected a folder that it wrote")
+    if not (place / MARKER).exists():
+        raise ArtefactError(f"{place} was not finished, since its marker {MARKER} is missing; run the command again")
+    if json.loads((place / MANIFEST).read_text(encoding="utf-8"))["format"] > FORMAT:
+        raise ArtefactError(f"{place} was written by a newer HyperLens; update this one to read it")
+    return json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def read_table(folder: str | os.PathLike[str], name: str) -> pa.Table:
+    """One parquet table of an artefact. Raises ArtefactError where it is missing or damaged."""
+    file = Path(folder) / f"{name}.parquet"
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtefactError(f"{file} cannot be read ({str(error).splitlines()[0]}); write the results again") from None
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+def _encoding(table: pa.Table) -> dict[str, Any]:
+    """Byte-stream-split for the float32 columns, whose bytes compress apart; dictionaries for the rest."""
+    floats = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+    others = [field.name for field in table.schema if field.name not in floats]
+    return {"use_dictionary": others, "use_byte_stream_split": [f"{name}.list.element" for name in floats]}
+
+
+def _write_synced(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    _sync(file)
+
+
+def _sync(file: Path) -> None:
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _move_into_place(partial: Path, place: Path) -> None:
+    """Move the finished folder to its place; what was there goes only after it."""
+    before = place.with_name(f".{place.name}.{os.getpid()}.before")
+    if place.exists():
+        os.replace(place, before)
+    os.replace(partial, place)
+    shutil.rmtree(before, ignore_errors=True)

@@ -1,0 +1,286 @@
+"""The proof that a lens reads the model that was loaded: equality, liveness, chain, causality, in each attention context.
+
+Equality alone can pass on a wrong lens: where nothing of ours takes effect the output trivially equals the model's. So the
+routed path must also change the output when its state is changed, by as much as if the whole model ran; and the layers in
+between must lead from one recorded state to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyperlens.errors import CertificateError, HyperLensError
+from hyperlens.routing import route_cached, route_jump
+from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice, Way, at_rest
+
+Context = Literal["jump", "cached"]
+CONTEXTS: tuple[Context, ...] = ("jump", "cached")
+
+LONGEST_PROMPT = 1032
+"""Tokens of the longest prompt at load. Wider windows are proved inside the run, on the texts that reach over them."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was proved of one model: in which `way` and `contexts` its lens is exact, and to what relative error.
+
+    `max_error` is the largest max|Δlogits| / max|logits| (states for the chain) over the checks that passed; `reason` says
+    why a context, or the whole model, is refused; `tokens` is the length of the prompt on which it was proved.
+    """
+
+    architecture: str
+    layers: int
+    certified: bool
+    way: Way | None
+    contexts: tuple[Context, ...]
+    max_error: float | None
+    reason: str | None
+    tokens: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def require(self, context: Context) -> None:
+        """Raise CertificateError where the lens is not exact in `context`."""
+        if not self.certified:
+            raise CertificateError(f"{self.architecture} is refused: {self.reason}")
+        if context not in self.contexts:
+            raise CertificateError(
+                f'context "{context}" is not exact on {self.architecture} ({self.reason}); use --context {self.contexts[0]}'
+            )
+
+
+class _Failed(Exception):
+    """A check that did not hold, in words."""
+
+
+def error_bound(dtype: torch.dtype) -> float:
+    """The largest relative error that passes: 1e-5 in float32 and wider, 2e-2 in 16 bit."""
+    return 1e-5 if torch.finfo(dtype).bits >= 32 else 2e-2
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """max|found − expected| / max|expected|; infinite where anything is not finite or the shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    if not found.numel():
+        return 0.0
+    found, expected = found.float(), expected.float().to(found.device)
+    error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
+    return error if math.isfinite(error) else math.inf
+
+
+def certify(splice: Splice) -> Certificate:
+    """Prove `splice` in both contexts and both ways, the cheaper first; leaves `splice.way` at the one that holds."""
+    prover = _Prover(splice)
+    reasons = []
+    with at_rest(splice.model):
+        for way in ("bypass", "hook"):
+            splice.way = way
+            if (reason := prover.attempt(prover.prove_jump, "jump")) is None:
+                refusal = prover.attempt(prover.prove_cached, "cached")
+                return prover.passed(way, ("jump", "cached") if refusal is None else ("jump",), refusal)
+            reasons.append(f"{way}: {reason}")
+    name = type(splice.model).__name__
+    return Certificate(name, splice.depth, False, None, (), None, "; ".join(dict.fromkeys(reasons)), prover.length)
+
+
+class _Prover:
+    """The checks on one model: a long prompt, and a ragged pair of it and a part of it."""
+
+    def __init__(self, splice: Splice) -> None:
+        self.splice = splice
+        self.bound = error_bound(splice.dtype)
+        self.errors: dict[str, float] = {}
+        self.length = _prompt_length(splice)
+        self.random = torch.Generator().manual_seed(0)
+        vocabulary = splice.model.get_input_embeddings().weight.shape[0]
+        self.texts = torch.randint(vocabulary, (2, self.length), generator=self.random).to(splice.device)
+        self.short = max(1, 2 * self.length // 3)
+
+    def attempt(self, prove: Callable[[], None], context: Context) -> str | None:
+        """None where the proof holds, else why not. The model's own code may raise anything; its words become the reason."""
+        try:
+            prove()
+        except (_Failed, HyperLensError) as failure:
+            reason = str(failure)
+        except Exception as error:
+            reason = f"the model raised {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+        else:
+            return None
+        self.errors = {name: value for name, value in self.errors.items() if not name.startswith(context)}
+        return reason
+
+    def passed(self, way: Way, contexts: tuple[Context, ...], refusal: str | None) -> Certificate:
+        reason = None if refusal is None else f"cached is not exact: {refusal}"
+        worst = max(self.errors.values())
+        name = type(self.splice.model).__name__
+        return Certificate(name, self.splice.depth, True, way, contexts, worst, reason, self.length, dict(self.errors))
+
+    def check(self, name: str, found: Tensor, expected: Tensor) -> None:
+        """One comparison; raises where it is not within the bound."""
+        error = relative_error(found, expected)
+        self.errors[name] = max(error, self.errors.get(name, 0.0))
+        if not error <= self.bound:
+            raise _Failed(f"{name} differs by {error:.2g} of the largest value, more than {self.bound:.0e}")
+
+    def alive(self, name: str, found: Tensor, unperturbed: Tensor) -> None:
+        """A perturbed state must show in the output."""
+        if not relative_error(found, unperturbed) > 10 * self.bound:
+            raise _Failed(f"{name}: the output does not follow a perturbed state, so that the lens is not at work")
+
+    def depths(self) -> list[int]:
+        depth = self.splice.depth
+        return sorted({0, 1, math.ceil(depth / 2), depth})
+
+    def own_logits(self, ids: Tensor) -> Tensor:
+        """The model's own logits of the last token, nothing of ours in its way."""
+        return self.splice.model(input_ids=ids, use_cache=False).logits[:, -1]
+
+    def prove_jump(self) -> None:
+        splice, last = self.splice, self.splice.depth
+        inputs, ends = Inputs(self.texts[:1]), _probes([self.length - 1], splice)
+        own = self.own_logits(inputs.ids)
+        whole = splice.run(inputs, record=range(last + 1))
+        _check_finite(whole, own)
+        self._prove_causality(inputs, whole)
+        for m in self.depths():
+            start = last - m
+            routed = route_jump(splice, inputs, whole.states[start][None], start, ends)
+            self.check(f"jump equality at m = {m}", splice.head(routed[0]), own)
+            changed = self._perturb(whole.states[start])
+            found = splice.head(route_jump(splice, inputs, changed[None], start, ends)[0])
+            self.alive(f"jump liveness at m = {m}", found, own)
+            with _way(splice, "hook"):
+                hooked = splice.run(inputs, changed, start, record=[last], probes=ends).states[last]
+            self.check(f"jump liveness at m = {m}", found, splice.head(hooked))
+            for below in sorted({0, start // 2}) if start else []:
+                chained = splice.run(inputs, whole.states[below], below, start, record=[start]).states[start]
+                self.check(f"jump chain {below} to {start}", chained, whole.states[start])
+        self._prove_ragged(own)
+
+    def _prove_causality(self, inputs: Inputs, whole: Pass) -> None:
+        """The last token must not change what earlier ones are: else this is an encoder."""
+        if self.length == 1:
+            return
+        other = inputs.ids.clone()
+        other[:, -1] = (other[:, -1] + 1) % self.splice.model.get_input_embeddings().weight.shape[0]
+        last = self.splice.depth
+        found = self.splice.run(Inputs(other), record=[last]).states[last]
+        if relative_error(found[:, :-1], whole.states[last][:, :-1]) > self.bound:
+            raise _Failed("earlier tokens see later ones, so that it is an encoder; HyperLens reads decoder-only models")
+
+    def _prove_ragged(self, own: Tensor) -> None:
+        """Two texts of different length in one batch, padded on either side, give what each gives alone."""
+        splice, last = self.splice, self.splice.depth
+        alone = torch.cat([own, self.own_logits(self.texts[1:, : self.short])])
+        for side in ("right", "left"):
+            inputs, shift = self._ragged(side)
+            ends = Probes(*(torch.tensor(part, device=splice.device) for part in ([0, 1], [self.length - 1, shift - 1])))
+            for m in self.depths():
+                states = splice.run(inputs, record=[last - m]).states[last - m]
+                routed = route_jump(splice, inputs, states[None], last - m, ends)[0]
+                self.check(f"jump equality at m = {m}, padded on the {side}", splice.head(routed), alone)
+
+    def _ragged(self, side: str) -> tuple[Inputs, int]:
+        """The pair as one batch, and where its second text ends."""
+        if side == "right":
+            return Inputs(pad_texts([self.texts[0], self.texts[1, : self.short]], side)[0].ids), self.short
+        return pad_texts([self.texts[0], self.texts[1, : self.short]], side)[0], self.length
+
+    def prove_cached(self) -> None:
+        splice, last = self.splice, self.splice.depth
+        inputs, _ = self._ragged("right")
+        places = [[0, self.length - 1], [0, self.length // 2], [1, self.short - 1], [1, 0]]
+        probes = Probes(*torch.tensor(places, device=splice.device).T)
+        memory = Memory(splice.new_cache(last))
+        recorded = splice.run(inputs, record=range(last + 1), probes=probes, memory=memory).states
+        whole = splice.run(inputs, record=range(last + 1)).states
+        own = splice.head(probes.pick(whole[last]))
+        self.check("cached equality of the pass that fills the cache", splice.head(recorded[last]), own)
+        for m in self.depths()[1:]:
+            start = last - m
+            changed = self._perturb(recorded[start])
+            rows = torch.stack([*(recorded[state] for state in range(start + 1)), changed])
+            routed = route_cached(splice, inputs, rows, start, probes, memory.cache)
+            self.check(f"cached equality at m = {m}", splice.head(routed[start]), own)
+            self.alive(f"cached liveness at m = {m}", splice.head(routed[-1]), own)
+            for row in sorted({0, len(rows) - 1}):
+                expected = self._replaced_one_by_one(inputs, whole[start], rows[row], start, probes)
+                self.check(f"cached liveness at m = {m}", splice.head(routed[row]), splice.head(expected))
+
+    def _replaced_one_by_one(self, inputs: Inputs, states: Tensor, given: Tensor, start: int, probes: Probes) -> Tensor:
+        """What leaves the last layer at each probe when all layers run and that one position's state is replaced."""
+        last, results = self.splice.depth, []
+        with _way(self.splice, "hook"):
+            for row, position, state in zip(probes.rows.tolist(), probes.positions.tolist(), given, strict=True):
+                replaced = states.clone()
+                replaced[row, position] = state
+                results.append(self.splice.run(inputs, replaced, start, record=[last]).states[last][row, position])
+        return torch.stack(results)
+
+    def _perturb(self, states: Tensor) -> Tensor:
+        noise = torch.randn(states.shape, generator=self.random).to(states.device, states.dtype)
+        return states + noise * states.float().std().to(states.dtype)
+
+
+def check_jump(splice: Splice, inputs: Inputs, probes: Probes, depths: tuple[int, ...]) -> float:
+    """Relative error of D_m(h_{L−m}) against the model's own logits at the probes of one batch, the largest over `depths`."""
+    last = splice.depth
+    wanted = sorted({last, *(last - m for m in depths)})
+    states = splice.run(inputs, record=wanted).states
+    own = splice.head(probes.pick(states[last]))
+    routed = (route_jump(splice, inputs, states[last - m][None], last - m, probes)[0] for m in depths if m)
+    return max((relative_error(splice.head(found), own) for found in routed), default=0.0)
+
+
+def pad_texts(texts: list[Tensor], side: str) -> tuple[Inputs, list[int]]:
+    """Texts of token ids as one batch, and at which column each begins. Only left padding needs a mask."""
+    longest = max(len(text) for text in texts)
+    starts = [longest - len(text) if side == "left" else 0 for text in texts]
+    ids = torch.zeros(len(texts), longest, dtype=torch.long, device=texts[0].device)
+    for row, (text, start) in enumerate(zip(texts, starts, strict=True)):
+        ids[row, start : start + len(text)] = text
+    if not any(starts):
+        return Inputs(ids), starts
+    offsets = torch.tensor(starts, device=ids.device)[:, None]
+    places = torch.arange(longest, device=ids.device) - offsets
+    return Inputs(ids, (places >= 0).long(), places.clamp_min(0)), starts
+
+
+def _check_finite(whole: Pass, own: Tensor) -> None:
+    """Name the first layer whose output is not finite."""
+    for number, state in sorted(whole.states.items()):
+        if not torch.isfinite(state).all():
+            where = "the embedding" if number == 0 else f"layer {number}"
+            raise _Failed(f"{where} gives NaN or infinite values; load it in a wider --dtype, or mend its weights")
+    if not torch.isfinite(own).all():
+        raise _Failed("its logits are NaN or infinite though all layers are finite; load it in a wider --dtype")
+
+
+def _prompt_length(splice: Splice) -> int:
+    """Longer than every window that fits, within the model's context."""
+    windows = [splice.window(number) or 0 for number in range(splice.depth)]
+    context = getattr(splice.config, "max_position_embeddings", None) or LONGEST_PROMPT
+    fitting = [window for window in windows if window + 8 <= LONGEST_PROMPT]
+    return min(max(24, max(fitting, default=0) + 8), context)
+
+
+def _probes(positions: list[int], splice: Splice) -> Probes:
+    places = torch.tensor(positions, device=splice.device)
+    return Probes(torch.zeros_like(places), places)
+
+
+@contextmanager
+def _way(splice: Splice, way: Way) -> Iterator[Any]:
+    """Run slices in another way for a while."""
+    before, splice.way = splice.way, way
+    try:
+        yield
+    finally:
+        splice.way = before

@@ -1,0 +1,116 @@
+"""The formulas of cognitive effort: arrays in, arrays out, the same line for numpy and torch.
+
+Each function takes `confidence[..., state]`: the probability of the reference token at the states 0 … n of one trajectory,
+n = layers − focal depth. The last of them is the model's own confidence c_L; the n before it are what the lens can still
+change. Sources: METHOD marks in the documentation; all formulas here are ours, since the paper's are not public.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+"""A floating-point numpy array or torch tensor; the result is of the same kind."""
+
+ONSET_AT = 0.1
+COMMIT_AT = 0.9
+SMALLEST_GIVEN = 0.01
+"""Below this c_L the progress towards a *given* token means nothing, and its effort is NaN."""
+
+
+def measure_progress(confidence: Array, guess: float = 0.0, smallest: float = 0.0) -> Array:
+    """Share of the final confidence that each state has reached: r_l = clip((c_l − g)/(c_L − g), 0, 1).
+
+    `confidence[..., n + 1]` -> `[..., n]` in [0, 1]. `guess` g is what guessing reaches (1/K among K answer options, 0 in the
+    open vocabulary). NaN where c_L ≤ g or c_L < `smallest`. Differentiable; no gradient where it is clipped or NaN.
+
+    >>> import numpy as np
+    >>> measure_progress(np.array([0.0, 0.2, 0.4]))
+    array([0. , 0.5])
+    """
+    xp = array_namespace(confidence)
+    final = confidence[..., -1:]
+    defined = (final > guess) & (final >= smallest)
+    span = xp.where(defined, final - guess, xp.ones_like(final))
+    progress = xp.clip((confidence[..., :-1] - guess) / span, 0.0, 1.0)
+    return xp.where(defined, progress, xp.full_like(progress, float("nan")))
+
+
+def measure_effort(confidence: Array, guess: float = 0.0, smallest: float = 0.0) -> Array:
+    """Cognitive effort Ω = (1/n) Σ_{l<n} (1 − r_l): mean share of the final confidence still missing.
+
+    `confidence[..., n + 1]` -> `[...]` in [0, 1]: 0 where the final confidence is there from the first state, 1 where it all
+    comes in the last step. NaN where n = 0 or the progress is undefined. n·Ω is the effort in layers. Differentiable.
+
+    >>> import numpy as np
+    >>> float(measure_effort(np.array([0.0, 0.2, 0.4])))
+    0.75
+    """
+    xp = array_namespace(confidence)
+    if confidence.shape[-1] < 2:
+        return xp.full_like(confidence[..., -1], float("nan"))
+    return xp.mean(1.0 - measure_progress(confidence, guess, smallest), axis=-1)
+
+
+def measure_raw_area(confidence: Array) -> Array:
+    """Area between the final confidence and the trajectory, (1/n) Σ_{l<n} (c_L − c_l): `[..., n + 1]` -> `[...]` in [−1, 1].
+
+    Small for every token of which the model is never sure, which is why Ω is relative to c_L. NaN where n = 0.
+    """
+    xp = array_namespace(confidence)
+    if confidence.shape[-1] < 2:
+        return xp.full_like(confidence[..., -1], float("nan"))
+    return xp.mean(confidence[..., -1:] - confidence[..., :-1], axis=-1)
+
+
+def find_onset(progress: Array) -> Array:
+    """First state at which the progress is at least 0.1, n where none is: `progress[..., n]` -> `[...]`; NaN stays NaN."""
+    return _first(progress, progress >= ONSET_AT)
+
+
+def find_commit(progress: Array) -> Array:
+    """First state from which the progress stays at least 0.9, n where none is: `progress[..., n]` -> `[...]`; NaN stays NaN."""
+    xp = array_namespace(progress)
+    below = xp.astype(progress < COMMIT_AT, progress.dtype)
+    after = xp.flip(xp.cumulative_sum(xp.flip(below, axis=-1), axis=-1), axis=-1)
+    return _first(progress, after == 0)
+
+
+def measure_volatility(confidence: Array) -> Array:
+    """How much the confidence goes back and forth: Σ|Δc| − |c_n − c_0|, `[..., n + 1]` -> `[...]`, 0 where monotone."""
+    xp = array_namespace(confidence)
+    return _variation(confidence) - xp.abs(confidence[..., -1] - confidence[..., 0])
+
+
+def measure_resolution(confidence: Array) -> Array:
+    """Effective number of steps (Σ|Δc|)² / Σ(Δc)²: `[..., n + 1]` -> `[...]` in [1, n]; NaN where flat.
+
+    Near 1 the confidence comes in one jump. It counts back-and-forth as steps: read it beside the volatility.
+    """
+    xp = array_namespace(confidence)
+    squares = xp.sum(_steps(confidence) ** 2, axis=-1)
+    flat = squares == 0
+    steps = _variation(confidence) ** 2 / xp.where(flat, xp.ones_like(squares), squares)
+    return xp.where(flat, xp.full_like(steps, float("nan")), steps)
+
+
+def _steps(confidence: Array) -> Array:
+    return confidence[..., 1:] - confidence[..., :-1]
+
+
+def _variation(confidence: Array) -> Array:
+    xp = array_namespace(confidence)
+    return xp.sum(xp.abs(_steps(confidence)), axis=-1)
+
+
+def _first(progress: Array, reached: Array) -> Array:
+    """Index of the first state where `reached`, n where none; NaN where the progress is NaN (or there is no state)."""
+    xp = array_namespace(progress)
+    states = progress.shape[-1]
+    if states == 0:
+        return xp.full(progress.shape[:-1], float("nan"), dtype=progress.dtype)
+    yet = xp.cumulative_sum(xp.astype(reached, progress.dtype), axis=-1) > 0
+    first = xp.sum(xp.astype(~yet, progress.dtype), axis=-1)
+    return xp.where(xp.isnan(progress[..., 0]), xp.full_like(first, float("nan")), first)

@@ -1,0 +1,172 @@
+"""From samples to token ids, and to the places in them that are read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from hyperlens.errors import HyperLensWarning, InputError
+from hyperlens.tasks.sample import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Positions = Literal["last", "answer", "all", "generated"]
+POSITIONS: tuple[Positions, ...] = ("last", "answer", "all", "generated")
+Reference = Literal["output", "target", "generated"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text as token ids, the 0-based positions that are read, and the tokens of its answer options (or none).
+
+    `merged` says that the target changed the last token of the prompt.
+    """
+
+    sample: Sample
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    option_ids: tuple[int, ...] = ()
+    merged: bool = False
+
+    def following(self) -> list[int]:
+        """The token after each position; -1 after the last token of the text."""
+        return [self.ids[place + 1] if place + 1 < len(self.ids) else -1 for place in self.positions]
+
+
+def encode_samples(
+    samples: Iterable[str | Sample | Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    positions: Positions,
+    context: int | None,
+) -> list[Encoded]:
+    """Each sample as token ids, with the places that are read: `last`, of the prompt; `answer`, those that predict the target;
+    `all`, of prompt and target; `generated`, the prompt's last token, until a generation extends it.
+
+    A target's tokens are those of prompt and target together, after what they share with the prompt's own. Raises InputError
+    for a text that is empty or longer than the model's `context`, a target that is missing or empty, and options that share
+    their first token or differ in number.
+    """
+    if positions not in POSITIONS:
+        raise InputError(f'"{positions}" is not a choice of positions; choose from {", ".join(POSITIONS)}')
+    encoded = []
+    for number, sample in enumerate(samples, 1):
+        one = _encode(sample, tokenizer, positions, f"text {number}")
+        encoded.append(check_length(one, context, f"text {number}"))
+    if not encoded:
+        raise InputError("there is no text to read; give at least one")
+    counts = sorted({len(one.option_ids) for one in encoded})
+    if len(counts) > 1:
+        raise InputError(f"the texts have {_listed(counts)} answer options, whose efforts cannot be compared; trace them apart")
+    if merged := sum(one.merged for one in encoded):
+        warnings.warn(
+            f"in {merged} of {len(encoded)} texts the target changes the last token of the prompt; it is read from there on",
+            HyperLensWarning,
+            stacklevel=3,
+        )
+    return encoded
+
+
+def check_length(one: Encoded, context: int | None, name: str) -> Encoded:
+    """The text, if it fits into the model's context. Raises InputError."""
+    if context is not None and len(one.ids) > context:
+        raise InputError(f"{name} has {len(one.ids)} tokens, and this model's context holds {context}; shorten the text")
+    return one
+
+
+def letter_options(sample: Sample) -> Sample:
+    """The options listed under the question as A, B, C …, and the letters as what is to be answered.
+
+    Letters, since the first words of real options often collide. A target that is one of the options becomes its letter.
+    """
+    letters = [chr(ord("A") + number) for number in range(len(sample.options))]
+    lines = [f"{letter}. {option.strip()}" for letter, option in zip(letters, sample.options, strict=True)]
+    target = sample.target
+    if target is not None:
+        stripped = [option.strip() for option in sample.options]
+        target = f" {letters[stripped.index(target.strip())]}" if target.strip() in stripped else target
+    prompt = "\n".join([sample.prompt, *lines, "Answer:"])
+    return replace(sample, prompt=prompt, options=tuple(f" {letter}" for letter in letters), target=target)
+
+
+def _encode(
+    given: str | Sample | Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str
+) -> Encoded:
+    if not isinstance(given, str | Sample):
+        return _encode_ids(given, tokenizer, positions, name)
+    sample = Sample(given) if isinstance(given, str) else given
+    if tokenizer is None:
+        raise InputError(f"{name} is text, and this model came without a tokenizer; give load_model one, or trace token ids")
+    if not sample.prompt.strip():
+        raise InputError(f"{name} is empty; give a text of at least one word")
+    prompt = _tokenize(tokenizer, sample.prompt)
+    if not prompt:
+        raise InputError(f"{name} tokenises to nothing; give a text that this model's vocabulary can write")
+    options = _option_tokens(tokenizer, sample, prompt, name)
+    if sample.target is None or positions in ("last", "generated"):
+        if positions == "answer":
+            raise InputError(f"{name} has no target, whose positions are to be read; give one with --target")
+        return Encoded(sample, prompt, _places(positions, len(prompt), len(prompt)), options)
+    ids = _tokenize(tokenizer, sample.prompt + sample.target)
+    first = len(os.path.commonprefix([prompt, ids]))
+    if not sample.target or first >= len(ids):
+        raise InputError(f"the target of {name} is empty or tokenises to nothing; give one that adds at least one token")
+    if first == 0:
+        raise InputError(f"the target of {name} changes its first token, which nothing predicts; begin the text with more")
+    return Encoded(sample, ids, _places(positions, len(ids), first), options, merged=first < len(prompt))
+
+
+def _encode_ids(
+    given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str
+) -> Encoded:
+    ids = tuple(int(token) for token in given)
+    if not ids:
+        raise InputError(f"{name} has no token ids; give at least one")
+    if positions == "answer":
+        raise InputError(f'{name} is given as token ids, which have no target; choose positions "last" or "all"')
+    text = tokenizer.decode(ids) if tokenizer is not None else " ".join(map(str, ids))
+    return Encoded(Sample(text), ids, _places(positions, len(ids), len(ids)))
+
+
+def _places(positions: Positions, length: int, first: int) -> tuple[int, ...]:
+    """The positions to read in a text of `length` tokens whose answer begins at token `first`."""
+    match positions:
+        case "answer":
+            return tuple(range(first - 1, length - 1))
+        case "all":
+            return tuple(range(length))
+        case _:
+            return (length - 1,)
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text)["input_ids"])
+
+
+def _option_tokens(
+    tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: tuple[int, ...], name: str
+) -> tuple[int, ...]:
+    """The first token of each option behind the prompt; refused where they collide."""
+    if not sample.options:
+        return ()
+    if len(sample.options) < 2:
+        raise InputError(f"{name} has one answer option; give at least two")
+    firsts = []
+    for option in sample.options:
+        ids = _tokenize(tokenizer, sample.prompt + option)
+        shared = len(os.path.commonprefix([prompt, ids]))
+        if shared >= len(ids):
+            raise InputError(f'the option "{option}" of {name} tokenises to nothing; give one that adds at least one token')
+        firsts.append(ids[shared])
+    if colliding := len(firsts) - len(set(firsts)):
+        raise InputError(
+            f"{colliding + 1} of the {len(firsts)} options of {name} share their first token; let them be lettered"
+        )
+    return tuple(firsts)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return " and ".join(str(value) for value in values)

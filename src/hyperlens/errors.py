@@ -1,0 +1,41 @@
+"""Everything that HyperLens refuses, as one tree.
+
+    HyperLensError            what a caller may catch to catch them all
+    ├── InputError            a text, target, option, file or setting that cannot be used
+    ├── ModelError            a model that cannot be loaded or read
+    │   └── CertificateError  a model whose lens does not give the model's own output
+    ├── ArtefactError         a folder that cannot be read or written
+    └── MemoryLimitError      the machine's memory did not suffice
+
+    HyperLensWarning          what a reader of a result should know (never an error in disguise)
+
+Each message is one sentence: what is, what was expected, what to do.
+"""
+
+
+class HyperLensError(Exception):
+    """Base of all errors that a user can cause."""
+
+
+class InputError(HyperLensError):
+    """A text, target, option, file or setting that cannot be used."""
+
+
+class ModelError(HyperLensError):
+    """A model that cannot be loaded or read."""
+
+
+class CertificateError(ModelError):
+    """A model whose lens does not give the model's own output."""
+
+
+class ArtefactError(HyperLensError):
+    """A folder of results that cannot be read or written."""
+
+
+class MemoryLimitError(HyperLensError):
+    """The machine's memory did not suffice."""
+
+
+class HyperLensWarning(UserWarning):
+    """What a reader of a result should know."""

@@ -1,0 +1,7 @@
+"""Lenses: ways to read a residual state before the model is done with it."""
+
+from hyperlens.lenses.hyper import HyperLens
+from hyperlens.lenses.lens import Lens
+from hyperlens.lenses.logit import LogitLens
+
+__all__ = ["HyperLens", "Lens", "LogitLens"]

@@ -1,0 +1,104 @@
+"""What a lens is: how a residual state is prepared, and how many of the deepest layers it is then routed through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hyperlens.certificate import CONTEXTS, Context
+from hyperlens.errors import InputError
+from hyperlens.routing import route_cached, route_jump
+from hyperlens.splice import Inputs, Memory, Probes, Splice
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The settings of a lens. `focal_depths` are the numbers m of deepest layers, or "auto" to choose one by resolution.
+
+    `context` says what a routed state attends to: in "jump" the states of all positions at its own depth, in "cached" the
+    keys and values that the model itself computed for the positions before it.
+    """
+
+    focal_depths: tuple[int, ...] | Literal["auto"] = "auto"
+    context: Context = "jump"
+
+    def __post_init__(self) -> None:
+        if self.context not in CONTEXTS:
+            raise InputError(f'"{self.context}" is not a context; choose from {", ".join(CONTEXTS)}')
+        if self.focal_depths == "auto":
+            return
+        if isinstance(self.focal_depths, str) or not self.focal_depths:
+            raise InputError(f'"{self.focal_depths}" is no list of focal depths; give numbers such as (0, 2, 4), or "auto"')
+        for depth in self.focal_depths:
+            if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
+                raise InputError(f"focal depth {depth} is not a whole number from 0 up; give one between 0 and the layers")
+        object.__setattr__(self, "focal_depths", tuple(sorted(set(self.focal_depths))))
+
+    @property
+    def name(self) -> str:
+        """How results name this kind of lens."""
+        raise NotImplementedError
+
+    def prepare(self, state: int, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place width"]:
+        """State number `state` as it is to be routed."""
+        return hidden
+
+    def check_depths(self, layers: int) -> tuple[int, ...]:
+        """The focal depths, if a model of so many layers has them. Raises InputError."""
+        if self.focal_depths == "auto":
+            raise InputError("the focal depth is still to be chosen; resolve it first")
+        if self.focal_depths[-1] > layers:
+            raise InputError(f"focal depth {self.focal_depths[-1]} is above this model's {layers} layers; give 0 to {layers}")
+        return self.focal_depths
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One batch as a lens sees it: what leaves the last layer at the probes, and the model's own logits of the last column."""
+
+    own: Float[Tensor, "probe *width"]
+    logits: Float[Tensor, "row vocabulary"]
+    by_depth: Iterator[tuple[int, Float[Tensor, "state probe *width"]]]
+
+
+def route_batch(
+    lens: Lens, splice: Splice, inputs: Inputs, probes: Probes, depths: tuple[int, ...], stack_tokens: int
+) -> Routed:
+    """Run the batch once, then route its states 0 … L − m − 1 (in "cached": to L − m) for each focal depth m.
+
+    `stack_tokens` bounds the tokens that go through the deepest layers at once; the depths are computed as they are asked for.
+    """
+    last, deepest = splice.depth, max(depths)
+    whole = deepest > 0 and lens.context == "jump"
+    memory = Memory(splice.new_cache(deepest)) if deepest and not whole else None
+    record = {*range(last - min(depths) + 1), last}
+    done = splice.run(inputs, record=record, probes=None if whole else probes, memory=memory)
+    states = done.states
+
+    def route(m: int) -> Tensor:
+        count = last - m
+        if m and memory is not None:
+            rows = [lens.prepare(state, states[state]) for state in range(count)]
+            return route_cached(splice, inputs, torch.stack([*rows, states[count]]), count, probes, memory.cache)
+        if m and count:
+            return torch.cat(list(_jump(lens, splice, inputs, probes, states, count, stack_tokens)))
+        rows = [lens.prepare(state, probes.pick(states[state]) if whole else states[state]) for state in range(count)]
+        return torch.stack(rows) if rows else own[None][:0]
+
+    own = probes.pick(states[last]) if whole else states[last]
+    return Routed(own, done.logits, ((m, route(m)) for m in depths))
+
+
+def _jump(
+    lens: Lens, splice: Splice, inputs: Inputs, probes: Probes, states: dict[int, Tensor], count: int, stack_tokens: int
+) -> Iterator[Tensor]:
+    """States 0 … `count` − 1 through the layers after `count`, as many in one call as `stack_tokens` allows."""
+    each = max(1, stack_tokens // inputs.ids.numel())
+    for first in range(0, count, each):
+        stacked = [lens.prepare(state, states[state]) for state in range(first, min(first + each, count))]
+        yield route_jump(splice, inputs, torch.stack(stacked), count, probes)

@@ -1,0 +1,104 @@
+"""Logits to confidence readings: one number for each row of logits, never a vocabulary axis in the result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hyperlens.errors import InputError
+
+READINGS = (
+    "probability",
+    "log_probability",
+    "margin",
+    "top_probability",
+    "gap",
+    "entropy",
+    "rank",
+    "kl_to_output",
+    "js_to_output",
+)
+"""Every reading by name; `probability` alone enters the effort."""
+
+_FROM_OUTPUT = {"kl_to_output", "js_to_output"}
+
+
+def check_readings(names: Collection[str]) -> None:
+    """Raise InputError for a name that is no reading."""
+    for name in names:
+        if name not in READINGS:
+            raise InputError(f'"{name}" is not a reading; choose from {", ".join(READINGS)}')
+
+
+def needs_output(names: Collection[str]) -> bool:
+    """Whether any of these readings compares with the model's own distribution."""
+    return not _FROM_OUTPUT.isdisjoint(names)
+
+
+def read_logits(
+    logits: Float[Tensor, "*row vocabulary"],
+    reference: Int[Tensor, "*row"],
+    names: Collection[str],
+    output: Float[Tensor, "*#row vocabulary"] | None = None,
+) -> dict[str, Float[Tensor, "*row"]]:
+    """The readings `names` of each row of `logits`, with respect to its `reference` token y; z the logits, p = softmax(z).
+
+    probability p(y) and log_probability ln p(y) (nats); margin z(y) − max over v≠y of z(v) (logits; positive exactly when y
+    is the only top token); top_probability max p; gap p(1st) − p(2nd); entropy −Σ p ln p (nats); rank, the number of tokens
+    with a larger logit; kl_to_output KL(p_output ‖ p) and js_to_output, the Jensen-Shannon divergence, at most ln 2 (nats),
+    for which `output` gives the model's own logits. Computed in float32. Differentiable, but for the rank.
+    """
+    logits = logits.float()
+    chosen = logits.gather(-1, reference[..., None]).squeeze(-1)
+    log_total = logits.logsumexp(-1)
+    top = logits.topk(min(2, logits.shape[-1]), -1) if {"margin", "top_probability", "gap"} & set(names) else None
+    result = {}
+    for name in names:
+        match name:
+            case "probability":
+                result[name] = (chosen - log_total).exp()
+            case "log_probability":
+                result[name] = chosen - log_total
+            case "margin":
+                assert top is not None
+                rival = torch.where(top.indices[..., 0] == reference, top.values[..., -1], top.values[..., 0])
+                result[name] = chosen - rival
+            case "top_probability":
+                assert top is not None
+                result[name] = (top.values[..., 0] - log_total).exp()
+            case "gap":
+                assert top is not None
+                result[name] = (top.values[..., 0] - log_total).exp() - (top.values[..., -1] - log_total).exp()
+            case "entropy":
+                result[name] = _entropy(logits - log_total[..., None])
+            case "rank":
+                result[name] = (logits > chosen[..., None]).sum(-1).float()
+            case "kl_to_output":
+                result[name] = _kl(_log_output(output), logits - log_total[..., None])
+            case "js_to_output":
+                result[name] = _js(_log_output(output), logits - log_total[..., None])
+    return result
+
+
+def _log_output(output: Tensor | None) -> Tensor:
+    assert output is not None, "readings against the output need the output's logits"
+    return output.float().log_softmax(-1)
+
+
+def _entropy(log_p: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:
+    return torch.special.entr(log_p.exp()).sum(-1)
+
+
+def _kl(log_p: Float[Tensor, "*#row vocabulary"], log_q: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:
+    """KL(p ‖ q); a token that p excludes adds nothing, whatever q says of it."""
+    terms = log_p.exp() * (log_p - log_q)
+    return torch.where(log_p.isneginf(), 0.0, terms).sum(-1).clamp_min(0.0)
+
+
+def _js(log_p: Float[Tensor, "*#row vocabulary"], log_q: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:
+    """Jensen-Shannon divergence: the entropy of the mixture less the mean of the entropies."""
+    middle = torch.special.entr((log_p.exp() + log_q.exp()) / 2).sum(-1)
+    return (middle - (_entropy(log_p) + _entropy(log_q)) / 2).clamp_min(0.0)

@@ -1,0 +1,221 @@
+"""Labelled confidence readings over tokens, focal depths and states, and the effort that follows from them."""
+
+from __future__ import annotations
+
+import html
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import xarray as xr
+
+from hyperlens import effort
+from hyperlens.artefact import read_document, read_table, write_artefact
+from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COARSE_BELOW = 4
+"""With fewer states than this the effort is coarse, and a warning says so."""
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """What a lens read of some texts.
+
+    `data` holds each reading as float32 `[token, focal_depth, state]` (states 0 … layers; those from layers − focal depth on
+    are the model's own reading), labels of each token (its `sample`, 0-based `position`, the `token` there, the model's top
+    token `output` with `output_probability`, the `reference` token y) and, if they were asked for, `top_ids` and
+    `top_probabilities` `[token, focal_depth, state, top]`. `samples` has one row per text. `manifest` says how all this
+    came to be. There is never a vocabulary axis.
+    """
+
+    data: xr.Dataset
+    samples: pd.DataFrame
+    manifest: Mapping[str, Any]
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers L."""
+        return int(self.data.sizes["state"]) - 1
+
+    @property
+    def focal_depths(self) -> tuple[int, ...]:
+        """The focal depths that were read, ascending."""
+        return tuple(int(depth) for depth in self.data["focal_depth"].values)
+
+    def confidence(self, focal_depth: int) -> np.ndarray:
+        """Probability of the reference at the states 0 … L − m: float32 `[token, L − m + 1]`. Raises InputError."""
+        if focal_depth not in self.focal_depths:
+            raise InputError(f"focal depth {focal_depth} was not read; this trajectory has {_listed(self.focal_depths)}")
+        return self.data["probability"].sel(focal_depth=focal_depth).values[:, : self.layers - focal_depth + 1]
+
+    def to_numpy(self, reading: str = "probability") -> np.ndarray:
+        """One reading as float32 `[token, focal_depth, state]`. Raises InputError where it was not read."""
+        if reading not in self.manifest["readings"]:
+            raise InputError(f'"{reading}" was not read; this trajectory has {_listed(self.manifest["readings"])}')
+        return self.data[reading].values
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per token, focal depth and state: labels and readings side by side."""
+        wanted = [name for name in self.data.variables if "top" not in self.data[name].dims]
+        return self.data[wanted].to_dataframe().reset_index()
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write to a folder of json and parquet, its marker last; gives its path. Raises ArtefactError."""
+        return write_artefact(folder, {"kind": "trajectory", **self.manifest}, self.to_tables())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Trajectory:
+        """Read what `save` wrote, from a trajectory's folder or a run's. Raises ArtefactError."""
+        manifest = read_document(folder)
+        if "readings" not in manifest:
+            raise ArtefactError(f"{folder} holds no trajectory but a {manifest.get('kind')}; choose another folder")
+        return _from_tables(manifest, read_table(folder, "tokens"), read_table(folder, "samples"))
+
+    def to_tables(self) -> dict[str, pa.Table]:
+        """The parquet tables of the folder format: one row per token with a list over states per reading, and the samples."""
+        labels = [name for name, variable in self.data.variables.items() if variable.dims == ("token",)]
+        columns = {name: pa.array(self.data[name].values) for name in labels}
+        for name, variable in self.data.data_vars.items():
+            if "focal_depth" in variable.dims:
+                for number, depth in enumerate(self.focal_depths):
+                    values = variable.values[:, number]
+                    flat = pa.array(values.reshape(-1))
+                    columns[f"{name}@{depth}"] = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+        return {"tokens": pa.table(columns), "samples": pa.Table.from_pandas(self.samples, preserve_index=False)}
+
+    def __repr__(self) -> str:
+        model, lens = self.manifest["model"], self.manifest["lens"]
+        return (
+            f"Trajectory({self.data.sizes['token']} tokens of {len(self.samples)} texts, {self.layers + 1} states, focal depths "
+            f"{_listed(self.focal_depths)}, context {lens['context']}, model {model['name']})"
+        )
+
+    def _repr_html_(self) -> str:
+        return _draw_html(self)
+
+
+def measure_effort(trajectory: Trajectory) -> xr.Dataset:
+    """Effort Ω and what goes with it, labelled: float `[token, focal_depth]`.
+
+    `effort` Ω in [0, 1]; `effort_layers` n·Ω; `common_effort`, Ω over the states that every depth can change (l < L − m_max),
+    to compare depths; `raw_area`; `onset`, `commit` and `struggle` = commit − onset (layers), `struggle_share` of n;
+    `volatility`; `resolution` (effective steps). NaN where undefined. Warns where n = L − m is below 4.
+    """
+    deepest = max((m for m in trajectory.focal_depths if m < trajectory.layers), default=0)
+    common = trajectory.layers - deepest
+    per_depth = [_measure_depth(trajectory, depth, common) for depth in trajectory.focal_depths]
+    variables = {
+        name: (("token", "focal_depth"), np.stack([measured[name] for measured in per_depth], -1)) for name in per_depth[0]
+    }
+    labels = {
+        name: (("token",), trajectory.data[name].values) for name in ("sample", "position", "token_text", "reference_text")
+    }
+    return xr.Dataset(variables, coords={**labels, "focal_depth": list(trajectory.focal_depths)})
+
+
+def pool_effort(trajectory: Trajectory) -> xr.Dataset:
+    """Effort of whole texts, `[sample, focal_depth]`: mean (the default of every report), sum and maximum over their tokens.
+
+    `tokens` counts those that were read, `left_out` those whose effort is NaN and that are left out. A sum grows with length.
+    """
+    measured = measure_effort(trajectory)["effort"]
+    owners = trajectory.data["sample"].values
+    samples = np.arange(len(trajectory.samples))
+    mine = owners[None, :, None] == samples[:, None, None]
+    known = mine & ~np.isnan(measured.values)[None]
+    count = known.sum(1)
+    total = np.where(known, measured.values[None], 0.0).sum(1)
+    none = count == 0
+    mean = np.where(none, np.nan, total / np.maximum(count, 1))
+    largest = np.where(none, np.nan, np.where(known, measured.values[None], -np.inf).max(1, initial=-np.inf))
+    dims = ("sample", "focal_depth")
+    variables = {"mean": mean, "sum": np.where(none, np.nan, total), "maximum": largest, "left_out": mine.sum(1) - count}
+    return xr.Dataset(
+        {name: (dims, values) for name, values in variables.items()} | {"tokens": (("sample",), mine[:, :, 0].sum(1))},
+        coords={"sample": samples, "focal_depth": list(trajectory.focal_depths)},
+    )
+
+
+def _measure_depth(trajectory: Trajectory, depth: int, common: int) -> dict[str, np.ndarray]:
+    """All that `measure_effort` gives, for one focal depth."""
+    confidence = trajectory.confidence(depth).astype(np.float64)
+    states = confidence.shape[1] - 1
+    if states < COARSE_BELOW:
+        what = "undefined" if states == 0 else "coarse"
+        warnings.warn(
+            f"at focal depth {depth} of {trajectory.layers} layers only {states} states are left to read; effort is {what}",
+            HyperLensWarning,
+            stacklevel=3,
+        )
+    guess, smallest = trajectory.manifest["guess"], trajectory.manifest["smallest"]
+    progress = effort.measure_progress(confidence, guess, smallest)
+    shared = np.concatenate([confidence[:, : min(common, states)], confidence[:, -1:]], 1)
+    onset, commit = effort.find_onset(progress), effort.find_commit(progress)
+    omega = effort.measure_effort(confidence, guess, smallest)
+    return {
+        "effort": omega,
+        "effort_layers": states * omega,
+        "common_effort": effort.measure_effort(shared, guess, smallest),
+        "raw_area": effort.measure_raw_area(confidence),
+        "onset": onset,
+        "commit": commit,
+        "struggle": commit - onset,
+        "struggle_share": (commit - onset) / states if states else np.full(len(confidence), np.nan),
+        "volatility": effort.measure_volatility(confidence),
+        "resolution": effort.measure_resolution(confidence),
+    }
+
+
+def _from_tables(manifest: Mapping[str, Any], tokens: pa.Table, samples: pa.Table) -> Trajectory:
+    """The inverse of `Trajectory.to_tables`."""
+    depths, layers = manifest["lens"]["focal_depths"], manifest["model"]["layers"]
+    variables: dict[str, Any] = {}
+    for name in dict.fromkeys(column.partition("@")[0] for column in tokens.column_names if "@" in column):
+        parts = [tokens[f"{name}@{depth}"].combine_chunks().flatten().to_numpy() for depth in depths]
+        shape = (len(tokens), layers + 1, -1) if name in ("top_ids", "top_probabilities") else (len(tokens), -1)
+        values = np.stack([part.reshape(shape) for part in parts], 1)
+        variables[name] = (("token", "focal_depth", "state", "top")[: values.ndim], values)
+    labels = {
+        name: (("token",), tokens[name].to_numpy(zero_copy_only=False)) for name in tokens.column_names if "@" not in name
+    }
+    coordinates = {**labels, "focal_depth": depths, "state": np.arange(layers + 1)}
+    return Trajectory(xr.Dataset(variables, coords=coordinates), samples.to_pandas(), dict(manifest))
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
+    """A table for notebooks: one row per token and focal depth, one coloured cell per state, darker for more confidence."""
+    rows = []
+    measured = measure_effort(trajectory)["effort"].values
+    for token in range(min(most, trajectory.data.sizes["token"])):
+        for number, depth in enumerate(trajectory.focal_depths):
+            values = trajectory.data["probability"].values[token, number]
+            cells = "".join(
+                f'<td title="state {state}: {value:.3f}" style="width:12px;padding:0;background:rgba(0,90,181,{max(value, 0):.2f})">'
+                "</td>"
+                for state, value in enumerate(np.nan_to_num(values))
+            )
+            labels = [
+                trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")
+            ]
+            texts = "".join(f"<td>{html.escape(str(label))}</td>" for label in labels)
+            rows.append(f"<tr>{texts}<td>{depth}</td>{cells}<td>{measured[token, number]:.2f}</td></tr>")
+    head = "<th>text</th><th>position</th><th>token</th><th>y</th><th>m</th>"
+    states = f'<th colspan="{trajectory.layers + 1}">probability of y, states 0 … {trajectory.layers}</th>'
+    left = trajectory.data.sizes["token"] - most
+    more = f"<p>and {left} more tokens</p>" if left > 0 else ""
+    return (
+        f"<p>{html.escape(repr(trajectory))}</p><table><thead><tr>{head}{states}<th>Ω</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>{more}"
+    )

@@ -1,0 +1,61 @@
+"""What every test stands on: shapes checked at run time, no network, fixed seeds, the shared material where it is."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# huggingface_hub reads this when it is imported, and no import above imports it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Never removed: modules that a test imports late are checked too.
+install_import_hook("hyperlens", "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> None:
+    """Two threads: the models are too small for more, and the number of threads changes the order of sums."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test starts from the same random state, in whatever order the tests run."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared material: HYPERLENS_SHARED, or `../shared` beside the project."""
+    folder = Path(os.environ.get("HYPERLENS_SHARED", ROOT.parent / "shared"))
+    return _present(folder, "set HYPERLENS_SHARED to the folder of shared material")
+
+
+@pytest.fixture(scope="session")
+def stories(shared: Path) -> Path:
+    """A trained Llama of 260 thousand parameters."""
+    return _present(shared / "models" / "stories260K", "it is part of the shared material")
+
+
+@pytest.fixture(scope="session")
+def bitllama(shared: Path) -> Path:
+    """A trained BitNet of 3 million parameters."""
+    return _present(shared / "models" / "bitllama_3M", "it is part of the shared material")
+
+
+def _present(folder: Path, remedy: str) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; {remedy}")
+    return folder
