@@ -99,8 +99,11 @@ class _Prover:
         self.errors: dict[str, float] = {}
         self.length = _prompt_length(splice)
         self.random = torch.Generator().manual_seed(0)
-        vocabulary = splice.model.get_input_embeddings().weight.shape[0]
-        self.texts = torch.randint(vocabulary, (2, self.length), generator=self.random).to(splice.device)
+        self.vocabulary = splice.model.get_input_embeddings().weight.shape[0]
+        texts = torch.randint(self.vocabulary, (2, self.length), generator=self.random)
+        padding = getattr(splice.config, "pad_token_id", None)
+        texts = texts if padding is None else torch.where(texts == padding, splice.filler, texts)
+        self.texts = texts.to(splice.device)
         self.short = max(1, 2 * self.length // 3)
 
     def attempt(self, prove: Callable[[], None], context: Context) -> str | None:
@@ -169,7 +172,7 @@ class _Prover:
         if self.length == 1:
             return
         other = inputs.ids.clone()
-        other[:, -1] = (other[:, -1] + 1) % self.splice.model.get_input_embeddings().weight.shape[0]
+        other[:, -1] = torch.where(other[:, -1] == self.splice.filler, self.vocabulary - 1, self.splice.filler)
         last = self.splice.depth
         found = self.splice.run(Inputs(other), record=[last]).states[last]
         if relative_error(found[:, :-1], whole.states[last][:, :-1]) > self.bound:
@@ -189,9 +192,8 @@ class _Prover:
 
     def _ragged(self, side: str) -> tuple[Inputs, int]:
         """The pair as one batch, and where its second text ends."""
-        if side == "right":
-            return Inputs(pad_texts([self.texts[0], self.texts[1, : self.short]], side)[0].ids), self.short
-        return pad_texts([self.texts[0], self.texts[1, : self.short]], side)[0], self.length
+        inputs, _ = pad_texts([self.texts[0], self.texts[1, : self.short]], side, self.splice.filler)
+        return inputs, self.short if side == "right" else self.length
 
     def prove_cached(self) -> None:
         splice, last = self.splice, self.splice.depth
@@ -239,11 +241,11 @@ def check_jump(splice: Splice, inputs: Inputs, probes: Probes, depths: tuple[int
     return max((relative_error(splice.head(found), own) for found in routed), default=0.0)
 
 
-def pad_texts(texts: list[Tensor], side: str) -> tuple[Inputs, list[int]]:
+def pad_texts(texts: list[Tensor], side: str, filler: int) -> tuple[Inputs, list[int]]:
     """Texts of token ids as one batch, and at which column each begins. Only left padding needs a mask."""
     longest = max(len(text) for text in texts)
     starts = [longest - len(text) if side == "left" else 0 for text in texts]
-    ids = torch.zeros(len(texts), longest, dtype=torch.long, device=texts[0].device)
+    ids = torch.full((len(texts), longest), filler, device=texts[0].device)
     for row, (text, start) in enumerate(zip(texts, starts, strict=True)):
         ids[row, start : start + len(text)] = text
     if not any(starts):

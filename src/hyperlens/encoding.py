@@ -119,9 +119,7 @@ def _encode(
     return Encoded(sample, ids, _places(positions, len(ids), first), options, merged=first < len(prompt))
 
 
-def _encode_ids(
-    given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str
-) -> Encoded:
+def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str) -> Encoded:
     ids = tuple(int(token) for token in given)
     if not ids:
         raise InputError(f"{name} has no token ids; give at least one")
@@ -146,9 +144,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text)["input_ids"])
 
 
-def _option_tokens(
-    tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: tuple[int, ...], name: str
-) -> tuple[int, ...]:
+def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The first token of each option behind the prompt; refused where they collide."""
     if not sample.options:
         return ()

@@ -184,13 +184,13 @@ def _load_config(name: str, place: str, options: dict[str, Any]) -> Any:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder ({config.model_type}); HyperLens reads decoder-only models")
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not options["trust_remote_code"]:
-        raise ModelError(f"{name} is of type {config.model_type}, no causal language model; HyperLens reads decoder-only models")
+        raise ModelError(
+            f"{name} is of type {config.model_type}, no causal language model; HyperLens reads decoder-only models"
+        )
     return config
 
 
-def _load_network(
-    name: str, place: str, config: Any, choices: dict[str, Any], options: dict[str, Any]
-) -> PreTrainedModel:
+def _load_network(name: str, place: str, config: Any, choices: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
     try:
         with _quiet():
             network, info = AutoModelForCausalLM.from_pretrained(

@@ -94,4 +94,4 @@ def _query_call(
     own = places if inputs.positions is None else inputs.positions.gather(1, places)
     masks = {number: by_width[width] for number, width in windows.items() if width is not None}
     full = by_width[None] if None in by_width else next(iter(by_width.values()))
-    return Inputs(torch.zeros_like(places), full, own), Memory(cache, masks)
+    return Inputs(torch.full_like(places, splice.filler), full, own), Memory(cache, masks)

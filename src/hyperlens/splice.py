@@ -136,6 +136,11 @@ class Splice:
         """The precision of the residual states."""
         return next(p.dtype for p in self.layers.parameters() if p.is_floating_point())
 
+    @property
+    def filler(self) -> int:
+        """A token id for places whose token does not matter; not the padding token, about which some models warn."""
+        return 1 if getattr(self.config, "pad_token_id", None) == 0 else 0
+
     def window(self, layer: int) -> int | None:
         """How many tokens, itself counted, a token sees in layer `layer` (from 0); None where it sees all before it."""
         width = getattr(self.config, "sliding_window", None)
@@ -179,7 +184,7 @@ class Splice:
 
     def head(self, states: Float[Tensor, "probe *width"]) -> Float[Tensor, "probe vocabulary"]:
         """All that the model does after its last layer, done by the model itself to each of `states`."""
-        ids = torch.zeros(len(states), 1, dtype=torch.long, device=self.device)
+        ids = torch.full((len(states), 1), self.filler, device=self.device)
         return self.run(Inputs(ids), states[:, None], start=self.depth).logits
 
     def _call(self, inputs: Inputs, cache: Cache | None) -> Tensor:

@@ -214,7 +214,7 @@ def _prepare_batch(job: _Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]
     """The padded batch, and the places in it that are read."""
     device = job.model.splice.device
     fed = [torch.tensor(_fed(text), device=device) for text in texts]
-    inputs, starts = pad_texts(fed, job.limits.padding_side)
+    inputs, starts = pad_texts(fed, job.limits.padding_side, job.model.splice.filler)
     rows = [row for row, text in enumerate(texts) for _ in text.positions]
     columns = [start + place for text, start in zip(texts, starts, strict=True) for place in text.positions]
     return inputs, Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
@@ -276,9 +276,7 @@ class _Own:
     options: Int[Tensor, "probe option"]
 
 
-def _read_own(
-    job: _Job, own: Tensor, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]
-) -> _Own:
+def _read_own(job: _Job, own: Tensor, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]) -> _Own:
     """Read the state that left the last layer. Raises ModelError where its logits are not finite."""
     parts = []
     for chosen in torch.arange(len(own), device=own.device).split(job.logit_rows):
@@ -319,9 +317,7 @@ def _read_rows(job: _Job, logits: Tensor, reference: Tensor, output: Tensor | No
     return readings
 
 
-def _read_states(
-    job: _Job, states: Tensor, own: Tensor, owned: _Own, count: int
-) -> tuple[dict[str, Tensor], float]:
+def _read_states(job: _Job, states: Tensor, own: Tensor, owned: _Own, count: int) -> tuple[dict[str, Tensor], float]:
     """Read routed `states[state, probe]`, the first `count` of which are kept, in chunks of rows.
 
     A further state is one that must be the model's own; gives the largest error that it shows.

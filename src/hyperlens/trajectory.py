@@ -137,7 +137,12 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
     mean = np.where(none, np.nan, total / np.maximum(count, 1))
     largest = np.where(none, np.nan, np.where(known, measured.values[None], -np.inf).max(1, initial=-np.inf))
     dims = ("sample", "focal_depth")
-    variables = {"mean": mean, "sum": np.where(none, np.nan, total), "maximum": largest, "left_out": mine.sum(1) - count}
+    variables = {
+        "mean": mean,
+        "sum": np.where(none, np.nan, total),
+        "maximum": largest,
+        "left_out": mine.sum(1) - count,
+    }
     return xr.Dataset(
         {name: (dims, values) for name, values in variables.items()} | {"tokens": (("sample",), mine[:, :, 0].sum(1))},
         coords={"sample": samples, "focal_depth": list(trajectory.focal_depths)},
@@ -206,9 +211,7 @@ def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
                 "</td>"
                 for state, value in enumerate(np.nan_to_num(values))
             )
-            labels = [
-                trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")
-            ]
+            labels = [trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")]
             texts = "".join(f"<td>{html.escape(str(label))}</td>" for label in labels)
             rows.append(f"<tr>{texts}<td>{depth}</td>{cells}<td>{measured[token, number]:.2f}</td></tr>")
     head = "<th>text</th><th>position</th><th>token</th><th>y</th><th>m</th>"

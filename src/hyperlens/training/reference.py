@@ -73,9 +73,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = dict.fromkeys(word for task in GRADED.values() for word in task.words)
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "<pad>", ".", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"'s|[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]"), behavior="removed", invert=True
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"'s|[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]"), behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(
