@@ -24,8 +24,8 @@ settings.load_profile("house")
 
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
-    """Two threads: the models are too small for more, and the number of threads changes the order of sums."""
-    torch.set_num_threads(2)
+    """One thread: the models are too small for more, and threads that wait for busy cores make each test 50 times slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 LAYERS, WIDTH, VOCABULARY, WINDOW = 6, 32, 97, 8
 
@@ -38,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {**_WINDOWED, "layer_types": _MIXED, "logit_scale": 0.5},
     "mixtral": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
     "bloom": {},
+    "gptj": {"rotary_dim": 4},
     "falcon": {"alibi": False, "new_decoder_architecture": False},
     "mamba": {"state_size": 4, "intermediate_size": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "window_size": WINDOW, "num_layers": LAYERS},
@@ -56,3 +60,18 @@ def build_family(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *
             elif name != "mamba":  # larger weights make its recurrence amplify rounding beyond any bound
                 parameter.mul_(3.0)
     return model
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of one token per word, for the vocabulary of these models: w11 … w96, and what lettered options need."""
+    words = "<pad> <s> </s> <unk> A B C D . : Answer".split()
+    words += [f"w{number}" for number in range(len(words), VOCABULARY)]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def random_ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    """Token ids, none of them special."""
+    return torch.randint(11, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))

@@ -1,1 +1,80 @@
-"""HyperLens."""
+"""HyperLens: how hard a language model works on a text, and where in its depth it makes up its mind.
+
+The public names are loaded on first use, so that `import hyperlens` is quick and the half that reads saved results never
+imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperlens.certificate import Certificate
+    from hyperlens.errors import HyperLensError, HyperLensWarning
+    from hyperlens.lenses import HyperLens, Lens, LogitLens
+    from hyperlens.models import Model, check_model, load_model
+    from hyperlens.runs import Run, Study, open_run, run_study
+    from hyperlens.tasks import Sample, read_samples
+    from hyperlens.tracing import Limits, trace
+    from hyperlens.trajectory import Trajectory, measure_effort, pool_effort
+
+_HOMES = {
+    "Certificate": "certificate",
+    "HyperLens": "lenses",
+    "HyperLensError": "errors",
+    "HyperLensWarning": "errors",
+    "Lens": "lenses",
+    "Limits": "tracing",
+    "LogitLens": "lenses",
+    "Model": "models",
+    "Run": "runs",
+    "Sample": "tasks",
+    "Study": "runs",
+    "Trajectory": "trajectory",
+    "check_model": "models",
+    "load_model": "models",
+    "measure_effort": "trajectory",
+    "open_run": "runs",
+    "pool_effort": "trajectory",
+    "read_samples": "tasks",
+    "run_study": "runs",
+    "trace": "tracing",
+}
+
+__all__ = [
+    "Certificate",
+    "HyperLens",
+    "HyperLensError",
+    "HyperLensWarning",
+    "Lens",
+    "Limits",
+    "LogitLens",
+    "Model",
+    "Run",
+    "Sample",
+    "Study",
+    "Trajectory",
+    "check_model",
+    "load_model",
+    "measure_effort",
+    "open_run",
+    "pool_effort",
+    "read_samples",
+    "run_study",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hyperlens")
+    if name in _HOMES:
+        return getattr(import_module(f"hyperlens.{_HOMES[name]}"), name)
+    raise AttributeError(f"module hyperlens has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -99,7 +99,7 @@ class _Prover:
         self.errors: dict[str, float] = {}
         self.length = _prompt_length(splice)
         self.random = torch.Generator().manual_seed(0)
-        self.vocabulary = splice.model.get_input_embeddings().weight.shape[0]
+        self.vocabulary = splice.embedding.shape[0]
         texts = torch.randint(self.vocabulary, (2, self.length), generator=self.random)
         padding = getattr(splice.config, "pad_token_id", None)
         texts = texts if padding is None else torch.where(texts == padding, splice.filler, texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +110,7 @@ def _encode(
             raise InputError(f"{name} has no target, whose positions are to be read; give one with --target")
         return Encoded(sample, prompt, _places(positions, len(prompt), len(prompt)), options)
     ids = _tokenize(tokenizer, sample.prompt + sample.target)
-    first = len(os.path.commonprefix([prompt, ids]))
+    first = _shared(prompt, ids)
     if not sample.target or first >= len(ids):
         raise InputError(f"the target of {name} is empty or tokenises to nothing; give one that adds at least one token")
     if first == 0:
@@ -125,7 +124,7 @@ def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None,
         raise InputError(f"{name} has no token ids; give at least one")
     if positions == "answer":
         raise InputError(f'{name} is given as token ids, which have no target; choose positions "last" or "all"')
-    text = tokenizer.decode(ids) if tokenizer is not None else " ".join(map(str, ids))
+    text = str(tokenizer.decode(list(ids))) if tokenizer is not None else " ".join(map(str, ids))
     return Encoded(Sample(text), ids, _places(positions, len(ids), len(ids)))
 
 
@@ -144,6 +143,12 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text)["input_ids"])
 
 
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
 def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The first token of each option behind the prompt; refused where they collide."""
     if not sample.options:
@@ -153,7 +158,7 @@ def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: t
     firsts = []
     for option in sample.options:
         ids = _tokenize(tokenizer, sample.prompt + option)
-        shared = len(os.path.commonprefix([prompt, ids]))
+        shared = _shared(prompt, ids)
         if shared >= len(ids):
             raise InputError(f'the option "{option}" of {name} tokenises to nothing; give one that adds at least one token')
         firsts.append(ids[shared])

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -79,7 +79,7 @@ def check_model(source: str | os.PathLike[str] | PreTrainedModel, **options: Any
     return _load(**{**choices, "source": source, **options}).certificate
 
 
-def fingerprint_model(network: nn.Module) -> str:
+def fingerprint_model(network: PreTrainedModel) -> str:
     """SHA-256 over names, shapes, dtypes and a fixed sample of values of all weights (adapters too) and the configuration.
 
     Equal on every device and from every file layout. Reads `SAMPLED_VALUES` values of each tensor, evenly spread.
@@ -193,13 +193,14 @@ def _load_config(name: str, place: str, options: dict[str, Any]) -> Any:
 def _load_network(name: str, place: str, config: Any, choices: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
     try:
         with _quiet():
-            network, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place, config=config, use_safetensors=True, output_loading_info=True, **choices, **options
             )
     except SafetensorError as error:
         raise ModelError(f"the safetensors of {name} are damaged ({error}); copy or download them again") from None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(_explain(name, place, error)) from None
+    network, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ModelError(
@@ -245,13 +246,13 @@ class _quiet:
         transformers_logging.disable_progress_bar()
 
     def __exit__(self, *error: object) -> None:
-        self.caught.__exit__()
+        self.caught.__exit__(None, None, None)
         transformers_logging.set_verbosity(self.level)
         if self.bars:
             transformers_logging.enable_progress_bar()
 
 
-def _named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(network: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers by name, those that accelerate keeps elsewhere included."""
     state = network.state_dict()
     for name in sorted(state):
@@ -265,7 +266,7 @@ def _named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
-def _stable_config(network: nn.Module) -> dict[str, Any]:
+def _stable_config(network: PreTrainedModel) -> dict[str, Any]:
     """The configuration, less what depends on where and with what it was loaded."""
     passing = {"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
     config = network.config.to_dict()

@@ -47,7 +47,7 @@ def route_cached(
     for chosen in _query_chunks(probes, len(states)):
         rows, slots = _line_up(probes.rows[chosen], len(inputs.ids))
         part = states[:, chosen]
-        queries = part.new_zeros(len(inputs.ids), len(states), slots.max() + 1, *part.shape[2:])
+        queries = part.new_zeros(len(inputs.ids), len(states), int(slots.max()) + 1, *part.shape[2:])
         queries[rows, :, slots] = part.transpose(0, 1)
         places = torch.zeros(queries.shape[0], queries.shape[2], dtype=torch.long, device=splice.device)
         places[rows, slots] = probes.positions[chosen]

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from hyperlens.errors import ModelError
@@ -43,8 +43,9 @@ class Inputs:
 
     def repeat(self, times: int) -> Inputs:
         """The whole batch `times` over: rows 0 … n−1, then again rows 0 … n−1."""
-        parts = (self.ids, self.mask, self.positions)
-        return Inputs(*(None if part is None else part.repeat(times, *[1] * (part.ndim - 1)) for part in parts))
+        mask = None if self.mask is None else self.mask.repeat(times, *[1] * (self.mask.ndim - 1))
+        positions = None if self.positions is None else self.positions.repeat(times, 1)
+        return Inputs(self.ids.repeat(times, 1), mask, positions)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Splice:
     is run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.config = text_config(model)
         self.layers = find_layers(model)
@@ -127,9 +128,14 @@ class Splice:
         self._arities: list[int | None] = []
 
     @property
+    def embedding(self) -> Tensor:
+        """The matrix of token embeddings, one row per token id."""
+        return cast(nn.Embedding, self.model.get_input_embeddings()).weight
+
+    @property
     def device(self) -> torch.device:
         """Where token ids have to be: the device of the embedding."""
-        return self.model.get_input_embeddings().weight.device
+        return self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -234,8 +240,7 @@ class _Visit:
         return output
 
     def _enter(self, number: int, hidden: Tensor) -> Tensor:
-        entering = self.states is not None and number == self.start
-        return self.states.to(hidden.device) if entering else hidden
+        return hidden if self.states is None or number != self.start else self.states.to(hidden.device)
 
     def _leave(self, output: Any) -> Any:
         """The last layer's output, or the state that takes its place."""
@@ -272,11 +277,12 @@ def _wrapped(layers: nn.ModuleList, visit: _Visit) -> Iterator[None]:
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
+def at_rest(model: PreTrainedModel) -> Iterator[None]:
     """No gradients, no dropout; each module's training flag comes back as it was."""
     training = [module for module in model.modules() if module.training]
     try:
-        model.eval()
+        for module in training:
+            module.training = False
         with torch.no_grad():
             yield
     finally:
@@ -284,12 +290,12 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def text_config(model: nn.Module) -> PreTrainedConfig:
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the model's language decoder."""
     return model.config.get_text_config(decoder=True)
 
 
-def find_layers(model: nn.Module) -> nn.ModuleList:
+def find_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers: the outermost ModuleList with as many items as the configuration counts hidden layers.
 
     Raises ModelError where there is none.
@@ -304,7 +310,8 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     )
 
 
-def _parameters(model: nn.Module) -> set[str]:
+def _parameters(model: PreTrainedModel) -> set[str]:
     """The names that the model's forward accepts, seen through wrappers such as adapters."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    inner = unwrap()
     return set(inspect.signature(type(inner).forward).parameters)

@@ -94,8 +94,8 @@ class Trajectory:
     def __repr__(self) -> str:
         model, lens = self.manifest["model"], self.manifest["lens"]
         return (
-            f"Trajectory({self.data.sizes['token']} tokens of {len(self.samples)} texts, {self.layers + 1} states, focal depths "
-            f"{_listed(self.focal_depths)}, context {lens['context']}, model {model['name']})"
+            f"Trajectory({self.data.sizes['token']} tokens of {len(self.samples)} texts, {self.layers + 1} states, "
+            f"focal depths {_listed(self.focal_depths)}, context {lens['context']}, model {model['name']})"
         )
 
     def _repr_html_(self) -> str:
@@ -147,6 +147,44 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
         {name: (dims, values) for name, values in variables.items()} | {"tokens": (("sample",), mine[:, :, 0].sum(1))},
         coords={"sample": samples, "focal_depth": list(trajectory.focal_depths)},
     )
+
+
+def describe_trajectory(trajectory: Trajectory, reading: str = "probability") -> dict[str, Any]:
+    """The trajectory as `hyperlens trace --json` prints it: each token with the values of one reading, effort and commit.
+
+    `trajectory` has the L + 1 values of `reading` at each depth; effort and commit are always those of the probability.
+    """
+    values, measured = trajectory.to_numpy(reading), measure_effort(trajectory)
+    depths = [str(depth) for depth in trajectory.focal_depths]
+    top = trajectory.data["top_ids"].values if "top_ids" in trajectory.data else None
+    spelled = trajectory.manifest.get("top_tokens", {})
+    samples = []
+    for number, text in enumerate(trajectory.samples["text"]):
+        tokens = []
+        for row in np.flatnonzero(trajectory.data["sample"].values == number):
+            labels = {name: trajectory.data[name].values[row] for name in ("token_text", "output_text", "reference_text")}
+            token: dict[str, Any] = {
+                "position": int(trajectory.data["position"].values[row]),
+                "token": labels["token_text"],
+                "output": labels["output_text"],
+                "output_probability": float(trajectory.data["output_probability"].values[row]),
+                "reference": labels["reference_text"],
+                "trajectory": {depth: values[row, place].tolist() for place, depth in enumerate(depths)},
+                "effort": dict(zip(depths, measured["effort"].values[row].tolist(), strict=True)),
+                "commit": {depth: _whole(value) for depth, value in zip(depths, measured["commit"].values[row], strict=True)},
+            }
+            if top is not None:
+                token["top"] = {
+                    depth: [[spelled[str(one)] for one in state] for state in top[row, place].tolist()]
+                    for place, depth in enumerate(depths)
+                }
+            tokens.append(token)
+        samples.append({"text": text, "tokens": tokens})
+    return {"manifest": dict(trajectory.manifest), "samples": samples}
+
+
+def _whole(value: float) -> int | None:
+    return None if np.isnan(value) else int(value)
 
 
 def _measure_depth(trajectory: Trajectory, depth: int, common: int) -> dict[str, np.ndarray]:
@@ -206,11 +244,7 @@ def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
     for token in range(min(most, trajectory.data.sizes["token"])):
         for number, depth in enumerate(trajectory.focal_depths):
             values = trajectory.data["probability"].values[token, number]
-            cells = "".join(
-                f'<td title="state {state}: {value:.3f}" style="width:12px;padding:0;background:rgba(0,90,181,{max(value, 0):.2f})">'
-                "</td>"
-                for state, value in enumerate(np.nan_to_num(values))
-            )
+            cells = "".join(_draw_cell(state, value) for state, value in enumerate(np.nan_to_num(values)))
             labels = [trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")]
             texts = "".join(f"<td>{html.escape(str(label))}</td>" for label in labels)
             rows.append(f"<tr>{texts}<td>{depth}</td>{cells}<td>{measured[token, number]:.2f}</td></tr>")
@@ -222,3 +256,8 @@ def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
         f"<p>{html.escape(repr(trajectory))}</p><table><thead><tr>{head}{states}<th>Ω</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>{more}"
     )
+
+
+def _draw_cell(state: int, value: float) -> str:
+    style = f"width:12px;padding:0;background:rgba(0,90,181,{value:.2f})"
+    return f'<td title="state {state}: {value:.3f}" style="{style}"></td>'

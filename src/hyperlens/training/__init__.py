@@ -1,1 +1,1 @@
-"""Training."""
+"""Training: the recipe of the reference model."""

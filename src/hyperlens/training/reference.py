@@ -16,14 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from hyperlens.errors import InputError
 from hyperlens.tasks.graded import GRADED, GradedTask
 
 Accuracies = dict[str, float]
+BEGIN, END, PAD = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Recipe:
     inner: int = 256
     rows: int = 64
     length: int = 64
-    steps: int = 8000
+    steps: int = 3000
     warmup: int = 200
     decay_share: float = 0.25
     matrix_rate: float = 0.003
@@ -68,13 +71,20 @@ def train_reference(
     return model
 
 
+def save_reference(model: Qwen3ForCausalLM, recipe: Recipe, folder: Path) -> None:
+    """The trained model as a folder that transformers loads: safetensors, configuration, tokenizer, and the recipe."""
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word or digit of the graded tasks; spaces only separate."""
     words = dict.fromkeys(word for task in GRADED.values() for word in task.words)
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "<pad>", ".", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"'s|[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]"), behavior="removed", invert=True)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BEGIN)])
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -93,9 +103,9 @@ def build_model(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
         head_dim=recipe.width // recipe.heads,
         max_position_embeddings=256,
         tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
+        bos_token_id=BEGIN,
+        eos_token_id=END,
+        pad_token_id=PAD,
     )
     return Qwen3ForCausalLM(config)
 
@@ -138,11 +148,11 @@ def _draw_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and, where the next token is an answer, the level of its question (0 elsewhere): int64[rows, length]."""
     weights = _level_weights(task, accuracies, recipe)
-    ids = torch.full((recipe.rows, recipe.length), tokenizer.pad_token_id)
+    ids = torch.full((recipe.rows, recipe.length), PAD)
     levels = torch.zeros_like(ids)
     for row in range(recipe.rows):
         at = 1
-        ids[row, 0] = tokenizer.bos_token_id
+        ids[row, 0] = BEGIN
         while True:
             level = rng.choices(task.levels, weights)[0]
             prompt, answer = task.draw(level, rng, held_out=False)
@@ -215,13 +225,11 @@ def _restore(
     file = folder / "checkpoint.safetensors"
     if not file.exists():
         return 0, {}
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     differing = [name for name, value in json.loads(about["recipe"]).items() if asdict(recipe).get(name) != value]
     if differing:
-        raise ValueError(f"{folder} holds another recipe (differs in {', '.join(differing)}); choose another folder")
+        raise InputError(f"{folder} holds another recipe (it differs in {', '.join(differing)}); choose another --checkpoint")
     tensors = load_file(file)
     weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     model.load_state_dict(weights, strict=False)

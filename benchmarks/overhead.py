@@ -1,0 +1,180 @@
+"""What reading costs: time in plain forward passes, memory in MB above one; printed as one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hyperlens.lenses import HyperLens, Lens, LogitLens
+from hyperlens.models import load_model
+from hyperlens.tracing import Limits, trace
+
+TIMED = {"layers": 16, "width": 512, "vocabulary": 32_000}
+WEIGHED = {"layers": 24, "width": 1024, "vocabulary": 128_000}
+PROMPTS, TOKENS = 16, 256
+SWEEP = (0, 1, 2, 4, 8)
+LIMITS = Limits(batch_tokens=PROMPTS * TOKENS, progress=False)
+TARGETS = {"logit": 1.1, "cached_sweep": 1.5, "jump at 4 / floor": 1.15, "memory last": 100, "memory all": 400}
+
+
+def main() -> None:
+    """Measure all of it, or one peak where this script has called itself in a fresh process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of the interleaved timings; jump takes two fewer")
+    parser.add_argument("--skip", choices=("time", "memory"), help="leave one half out; its numbers are null")
+    parser.add_argument("--peak", nargs=2, metavar=("CONTEXT", "POSITIONS"), help=argparse.SUPPRESS)
+    choices = parser.parse_args()
+    if choices.peak:
+        print(json.dumps(weigh_here(*choices.peak)))
+        return
+    timings = {} if choices.skip == "time" else time_readings(choices.repeats)
+    peaks = {} if choices.skip == "memory" else weigh_readings()
+    print(json.dumps(report(timings, peaks), indent=2))
+
+
+def report(timings: dict[str, list[dict[str, float]]], peaks: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The medians of the ratios and the larger peak of both contexts; all that they come from stays under `details`."""
+    ratios = {name: round(median(run["ratio"] for run in runs), 3) for name, runs in timings.items()}
+    depths = {name.removeprefix("jump "): ratio for name, ratio in ratios.items() if name.startswith("jump ")}
+    forward = peaks.get("forward", {}).get("peak_mb", 0.0)
+    above = {name: round(peak["peak_mb"] - forward, 1) for name, peak in peaks.items() if name != "forward"}
+    return {
+        "logit": ratios.get("logit"),
+        "cached_sweep": ratios.get("cached_sweep"),
+        "jump": {depth: {"ratio": ratio, "floor": jump_floor(int(depth))} for depth, ratio in depths.items()},
+        "memory_mb": {
+            positions: max((mb for name, mb in above.items() if name.endswith(positions)), default=None)
+            for positions in ("last", "all")
+        },
+        "details": {
+            "targets": TARGETS,
+            "timings": timings,
+            "above_forward_mb": above,
+            "peaks": peaks,
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in ("hyperlens", "torch", "transformers")},
+        },
+    }
+
+
+def build_llama(layers: int, width: int, vocabulary: int) -> LlamaForCausalLM:
+    """A random Llama of the usual proportions: heads of 64, a feed-forward block of 43/16 of the width."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=43 * width // 16,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=2 * TOKENS,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def draw_prompts(count: int, vocabulary: int) -> list[list[int]]:
+    """Random token ids, none of them 0, the usual padding token."""
+    return torch.randint(1, vocabulary, (count, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def jump_floor(depth: int) -> float:
+    """The layers that must run for m = `depth`, in plain passes: one pass, and each of L − m states through m of L layers."""
+    layers = TIMED["layers"]
+    return 1 + (layers - depth) * depth / layers
+
+
+def time_readings(repeats: int) -> dict[str, list[dict[str, float]]]:
+    """Each reading between two plain passes, by whose mean it is divided; one list of runs for each reading."""
+    model = load_model(build_llama(**TIMED))
+    prompts = draw_prompts(PROMPTS, TIMED["vocabulary"])
+    lenses: dict[str, Lens] = {"logit": LogitLens(), "cached_sweep": HyperLens(SWEEP, "cached")}
+    lenses |= {f"jump {depth}": HyperLens((depth,), "jump") for depth in SWEEP[1:]}
+    plain = plain_pass(model.network, prompts)
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in lenses}
+    plain()
+    trace(model, prompts, LogitLens(), "last", limits=LIMITS)
+    before = seconds(plain)
+    for repeat in range(repeats):
+        for name, lens in lenses.items():
+            if name.startswith("jump") and repeat >= max(1, repeats - 2):
+                continue
+            reading = seconds(lambda lens=lens: trace(model, prompts, lens, "last", limits=LIMITS))
+            after = seconds(plain)
+            unit = (before + after) / 2
+            timings[name].append({"ratio": round(reading / unit, 4), "seconds": round(reading, 3), "plain": round(unit, 3)})
+            before = after
+    return timings
+
+
+def plain_pass(network: LlamaForCausalLM, prompts: list[list[int]]) -> Callable[[], object]:
+    """The unit of all ratios: the model called once on all prompts, as one would call it for its last logits."""
+    ids = torch.tensor(prompts)
+
+    def run() -> object:
+        with torch.no_grad():
+            return network(ids, logits_to_keep=1, use_cache=False)
+
+    return run
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def weigh_readings() -> dict[str, dict[str, float]]:
+    """Peaks of the plain pass and of the readings, each in a fresh process."""
+    cases = [("forward", "last"), *((context, positions) for context in ("jump", "cached") for positions in ("last", "all"))]
+    return {"forward" if case[0] == "forward" else " ".join(case): weigh_apart(*case) for case in cases}
+
+
+def weigh_apart(context: str, positions: str) -> dict[str, float]:
+    """What `weigh_here` gives in a process of its own."""
+    command = [sys.executable, __file__, "--peak", context, positions]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def weigh_here(context: str, positions: str) -> dict[str, float]:
+    """Peak resident MB of this process while it runs a plain pass ("forward"), or the logit lens and m = 4 in `context`.
+
+    The peak is reset after the model is built and proved, whose own peak would hide it. Only the reading's process proves
+    it, so that what the proof leaves behind counts as ours.
+    """
+    network, prompts = build_llama(**WEIGHED), draw_prompts(1, WEIGHED["vocabulary"])
+    plain = plain_pass(network, prompts)
+    plain()
+    if context == "forward":
+        return peak_of(plain)
+    model = load_model(network)
+    return peak_of(lambda: trace(model, prompts, HyperLens((0, 4), context), positions, limits=LIMITS))
+
+
+def peak_of(run: Callable[[], object]) -> dict[str, float]:
+    """Resident MB of this process before a call, and at its highest during it. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak, VmHWM, back to what is resident now
+    before = resident_mb("VmRSS")
+    run()
+    return {"before_mb": before, "peak_mb": resident_mb("VmHWM")}
+
+
+def resident_mb(line: str) -> float:
+    """One line of the kernel's account of this process, in MB of 2^20 bytes."""
+    fields = dict(part.split(":", 1) for part in Path("/proc/self/status").read_text().splitlines())
+    return round(int(fields[line].split()[0]) / 1024, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The command line: one short function per command. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hyperlens.errors import HyperLensError, HyperLensWarning, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperlens.models import Model
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+ModelName = Annotated[str, typer.Argument(help='A folder, a hub id, or "reference" for the model that comes with us.')]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+DType = Annotated[str, typer.Option("--dtype", help="auto (as saved), float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option("--device", help="Such as cpu, cuda or mps.")]
+DeviceMap = Annotated[str | None, typer.Option("--device-map", help="How to spread the model, such as auto.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the hub's code; needs --revision COMMIT.")]
+FocalDepth = Annotated[str, typer.Option("--focal-depth", help="Numbers such as 0,2,4, or auto (one chosen, beside 0).")]
+ContextName = Annotated[str, typer.Option("--context", help="What routed states attend to: jump or cached.")]
+ReadingNames = Annotated[str, typer.Option("--reading", help="Names such as probability,entropy.")]
+BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Most tokens of one batch.")]
+MemoryMb = Annotated[int, typer.Option("--memory-mb", help="Memory above the model's own forward pass.")]
+Seed = Annotated[int, typer.Option("--seed", help="What random draws start from.")]
+
+
+def main() -> None:
+    """Run a command; what a user can cause ends in one sentence and exit status 2."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", HyperLensWarning)
+    try:
+        status = app(standalone_mode=False)
+    except HyperLensError as error:
+        status = _refuse(str(error))
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except Exception as error:
+        # Typer's own errors (an unknown option, a missing argument) carry a message for the user; all others are bugs.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        status = _refuse(f"{message().rstrip('.')}; see hyperlens --help")
+    sys.exit(status)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    """How hard a language model works on a text, and where in its depth it makes up its mind."""
+    if version:
+        import hyperlens
+
+        typer.echo(f"hyperlens {hyperlens.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    model: ModelName,
+    dtype: DType = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+    json: Json = False,
+) -> None:
+    """Prove that a lens on MODEL gives the model's own output, and say in which contexts."""
+    with _working("loading and proving the model"):
+        from hyperlens.models import check_model
+
+        options = {"device": device, "device_map": device_map, "revision": revision, "trust_remote_code": trust_remote_code}
+        certificate = check_model(model, dtype=dtype, **options)
+    fields = ("architecture", "layers", "certified", "way", "contexts", "max_error", "reason")
+    document = {name: dataclasses.asdict(certificate)[name] for name in fields}
+    if json:
+        _print_json(document)
+    else:
+        from hyperlens.terminal import show_certificate
+
+        show_certificate(_console(), model, document)
+    certificate.require("jump")
+
+
+@app.command()
+def trace(
+    model: ModelName,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to read.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="One text or JSON object per line.")] = None,
+    focal_depth: FocalDepth = "auto",
+    context: ContextName = "jump",
+    positions: Annotated[str | None, typer.Option("--positions", help="last, answer, all or generated.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="What follows each text, with its leading space.")] = None,
+    options: Annotated[str | None, typer.Option("--options", help="Answer options, separated by commas.")] = None,
+    letter: Annotated[bool, typer.Option("--letter/--no-letter", help="List the options as A, B, C in the prompt.")] = True,
+    reading: ReadingNames = "probability",
+    top_k: Annotated[int, typer.Option("--top-k", help="Top tokens to keep of every state.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest greedy answer.")] = 32,
+    limit: Annotated[int | None, typer.Option("--limit", help="Read only the first texts.")] = None,
+    batch_tokens: BatchTokens = 4096,
+    memory_mb: MemoryMb = 256,
+    dtype: DType = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to save the trajectory in.")] = None,
+    json: Json = False,
+) -> None:
+    """Read texts through the lens: the confidence trajectory, effort and commit state of each position."""
+    from hyperlens.artefact import check_place
+
+    if out is not None:
+        check_place(out)
+    depths, samples = _parse_depths(focal_depth), _gather_samples(texts, file, target, options, limit)
+    with _working("loading and proving the model"):
+        from hyperlens.lenses import HyperLens
+        from hyperlens.tracing import Limits
+        from hyperlens.tracing import trace as read
+
+        lens = HyperLens(depths, context)  # pyright: ignore[reportArgumentType] (checked inside)
+        limits = Limits(memory_mb, batch_tokens, max_new_tokens=max_new_tokens, top_k=top_k, letter=letter)
+        loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
+    trajectory = read(loaded, samples, lens, positions, readings=_split(reading), limits=limits)  # pyright: ignore
+    if out is not None:
+        trajectory.save(out)
+    if json:
+        from hyperlens.trajectory import describe_trajectory
+
+        _print_json(describe_trajectory(trajectory, _split(reading)[0]))
+    else:
+        from hyperlens.terminal import show_trajectory
+
+        show_trajectory(_console(), trajectory)
+
+
+@app.command()
+def study(
+    model: Annotated[str, typer.Option("--model", help="A folder, a hub id, or the model that comes with us.")] = "reference",
+    task: Annotated[list[str] | None, typer.Option("--task", help="A task by name; may be repeated. All by default.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Own samples with targets, one JSON object per line.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Samples per level.")] = 50,
+    seed: Seed = 0,
+    focal_depth: FocalDepth = "auto",
+    context: ContextName = "jump",
+    reading: ReadingNames = "probability",
+    batch_tokens: BatchTokens = 4096,
+    dtype: DType = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/study"),
+    json: Json = False,
+) -> None:
+    """Measure accuracy, confidence and effort by task and level; without options, our model on our questions."""
+    from hyperlens.artefact import check_place
+    from hyperlens.runs import Study, run_study
+    from hyperlens.tasks import GRADED, read_samples
+
+    check_place(out)
+    samples = tuple(read_samples(file)) if file is not None else ()
+    depths, readings = _parse_depths(focal_depth), _split(reading)
+    plan = Study(tuple(task or GRADED), samples, limit, seed, depths, context, readings)  # pyright: ignore
+    with _working("loading and proving the model"):
+        loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
+    run = run_study(loaded, plan, out, batch_tokens)
+    document = {"manifest": run.manifest, "groups": run.groups, "trends": run.trends}
+    if json:
+        _print_json(document)
+    else:
+        from hyperlens.terminal import show_study
+
+        show_study(_console(), document, run.folder)
+
+
+@app.command("train-reference")
+def train_reference(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the trained model.")],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder to go on from.")] = Path("checkpoints/reference"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps instead of the recipe's.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the reference model again from its recipe; goes on where it was stopped."""
+    from hyperlens.training.reference import Recipe, save_reference, train_reference
+
+    recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
+    save_reference(train_reference(recipe, checkpoint, report=_print_json), recipe, out)
+
+
+def _load(model: str, dtype: str, device: str | None, device_map: str | None, revision: str | None, remote: bool) -> Model:
+    from hyperlens.models import load_model
+
+    return load_model(model, None, dtype, device, device_map, revision, remote)
+
+
+def _parse_depths(given: str) -> tuple[int, ...] | Literal["auto"]:
+    if given.strip() == "auto":
+        return "auto"
+    try:
+        return tuple(int(part) for part in _split(given))
+    except ValueError:
+        raise InputError(f'focal depth "{given}" is not a number; give numbers such as 0,2,4, or auto') from None
+
+
+def _split(given: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(","))
+
+
+def _gather_samples(
+    texts: list[str] | None, file: Path | None, target: str | None, options: str | None, limit: int | None
+) -> list[Any]:
+    """The texts of the command line and of the file, with the target and options that were given for all."""
+    from hyperlens.tasks import Sample, read_samples
+
+    samples = [Sample(text) for text in texts or []] + (read_samples(file) if file is not None else [])
+    if not samples:
+        raise InputError("there is no text to read; give one behind the model, or a file with --file")
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit is {limit} texts; give a number from 1 up")
+    changes: dict[str, Any] = {} if target is None else {"target": target}
+    if options is not None:
+        changes["options"] = _split(options)
+    return [dataclasses.replace(sample, **changes) for sample in samples[:limit]]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _working(what: str) -> Any:
+    """A spinner on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
+def _print_json(document: Any) -> None:
+    from hyperlens.artefact import to_json
+
+    print(to_json(document), flush=True)
+
+
+def _refuse(message: str) -> int:
+    print(f"hyperlens: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Ours are for the user; others' are for their developers."""
+    if issubclass(category, HyperLensWarning):
+        print(f"hyperlens: note: {message}", file=sys.stderr)

@@ -1,0 +1,284 @@
+"""Texts in batches: each run once, its states routed, and read in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from hyperlens.certificate import check_jump, error_bound, pad_texts, relative_error
+from hyperlens.encoding import Encoded, Reference
+from hyperlens.errors import CertificateError, InputError, ModelError
+from hyperlens.lenses import Lens
+from hyperlens.lenses.lens import route_batch
+from hyperlens.models import Model
+from hyperlens.readings import needs_output, read_logits
+from hyperlens.splice import Inputs, Probes
+from hyperlens.tracing.limits import Limits
+
+_TEMPORARIES = 24
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is read of every batch, and how."""
+
+    model: Model
+    lens: Lens
+    depths: tuple[int, ...]
+    names: tuple[str, ...]
+    reference: Reference
+    limits: Limits
+
+    @property
+    def width(self) -> int:
+        """Bytes of one residual state."""
+        config, size = self.model.splice.config, torch.finfo(self.model.splice.dtype).bits // 8
+        return config.hidden_size * size
+
+    @property
+    def logit_rows(self) -> int:
+        """Rows of logits that are held at once; their readings take a few times as much."""
+        return self.limits.share(8, 4 * self.model.splice.config.vocab_size)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch, so that the recorded states of all of them fit."""
+        states = self.model.layers + 2 if max(self.depths) else 1
+        return min(self.limits.batch_tokens, self.limits.share(2, states * self.width))
+
+    @property
+    def stack_tokens(self) -> int:
+        """Tokens that go through the deepest layers at once."""
+        return self.limits.share(4, _TEMPORARIES * self.width)
+
+
+@dataclass
+class Table:
+    """What was read, one row per probe: readings float32 `[probe, depth, state]`, and the labels of the probe."""
+
+    owners: np.ndarray
+    positions: np.ndarray
+    readings: dict[str, np.ndarray]
+    output_ids: np.ndarray
+    output_probability: np.ndarray
+    reference_ids: np.ndarray
+    error: float
+
+
+def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
+    """All texts, longest first, so that what does not fit shows at once; rows come back in the order of the texts."""
+    order = sorted(range(len(encoded)), key=lambda number: -len(fed_tokens(encoded[number])))
+    error = _prove_longest(job, encoded[order[0]])
+    tables = []
+    with _progress(job, len(encoded)) as advance:
+        for numbers in _batches(job, encoded, order):
+            tables.append(_read_batch(job, encoded, numbers))
+            advance(len(numbers))
+    return _join(tables, error)
+
+
+def fed_tokens(text: Encoded) -> tuple[int, ...]:
+    """The tokens that the model has to see: up to the last position that is read."""
+    return text.ids[: text.positions[-1] + 1]
+
+
+def _batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
+    """Texts of similar length together, as many as `batch_tokens` allows."""
+    batch: list[int] = []
+    for number in order:
+        longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
+        if batch and longest * (len(batch) + 1) > job.batch_tokens:
+            yield batch
+            batch = []
+        batch.append(number)
+    yield batch
+
+
+def _prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
+    """The padded batch, and the places in it that are read."""
+    device = job.model.splice.device
+    fed = [torch.tensor(fed_tokens(text), device=device) for text in texts]
+    inputs, starts = pad_texts(fed, job.limits.padding_side, job.model.splice.filler)
+    rows = [row for row, text in enumerate(texts) for _ in text.positions]
+    columns = [start + place for text, start in zip(texts, starts, strict=True) for place in text.positions]
+    return inputs, Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
+
+
+def _prove_longest(job: Job, text: Encoded) -> float:
+    """In the `jump` context: that the routed path gives the model's own output on the longest text."""
+    if not max(job.depths) or job.lens.context != "jump":
+        return 0.0
+    inputs, probes = _prepare_batch(job, [replace(text, positions=text.positions[-1:])])
+    return _check_error(job, check_jump(job.model.splice, inputs, probes, job.depths), "the longest text")
+
+
+def _check_error(job: Job, error: float, where: str) -> float:
+    if not error <= (bound := error_bound(job.model.splice.dtype)):
+        raise CertificateError(
+            f"on {where} the lens differs from the model's own output by {error:.2g} of its largest logit, more than "
+            f"{bound:.0e}, so that nothing was read; trace shorter texts, or report this model"
+        )
+    return error
+
+
+def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) -> Table:
+    """Run one batch once, route its states, and read them."""
+    texts = [encoded[number] for number in numbers]
+    splice = job.model.splice
+    inputs, probes = _prepare_batch(job, texts)
+    routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens)
+    following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
+    options = [list(text.option_ids) for text in texts for _ in text.positions]
+    owned = _read_own(job, routed.own, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)
+    ends = (probes.positions == inputs.ids.shape[1] - 1).nonzero().squeeze(1)
+    own_ends = torch.cat([splice.head(routed.own[part]) for part in ends.split(job.logit_rows)])
+    error = _check_error(job, relative_error(own_ends, routed.logits[probes.rows[ends]]), "a batch")
+    layers = job.model.layers
+    shape = (len(probes.rows), len(job.depths), layers + 1)
+    kept = {name: values[:, None, None].expand(*shape, *values.shape[1:]).clone() for name, values in owned.readings.items()}
+    for number, (depth, states) in enumerate(routed.by_depth):
+        found, off = _read_states(job, states, routed.own, owned, layers - depth)
+        error = max(error, _check_error(job, off, f"a batch at focal depth {depth}"))
+        for name, values in found.items():
+            kept[name][:, number, : layers - depth] = values.transpose(0, 1)
+    owners = [number for number, text in zip(numbers, texts, strict=True) for _ in text.positions]
+    places = [place for text in texts for place in text.positions]
+    arrays = {name: values.cpu().numpy() for name, values in kept.items()}
+    output, certainty, reference = (
+        values.cpu().numpy() for values in (owned.output, owned.output_probability, owned.reference_ids)
+    )
+    return Table(np.array(owners), np.array(places), arrays, output, certainty, reference, error)
+
+
+@dataclass
+class _Own:
+    """The model's own reading at each probe: its top token, the reference, and what each state is compared with."""
+
+    readings: dict[str, Tensor]
+    output: Int[Tensor, "probe"]
+    output_probability: Float[Tensor, "probe"]
+    reference: Int[Tensor, "probe"]
+    reference_ids: Int[Tensor, "probe"]
+    options: Int[Tensor, "probe option"]
+
+
+def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]) -> _Own:
+    """Read the state that left the last layer. Raises ModelError where its logits are not finite."""
+    parts = []
+    for chosen in torch.arange(len(own), device=own.device).split(job.logit_rows):
+        logits = job.model.splice.head(own[chosen])
+        if not torch.isfinite(logits).all():
+            _refuse_infinite(job, inputs, numbers)
+        output = logits.argmax(-1)
+        top = read_logits(logits, output, ("probability",))["probability"]
+        among = options[chosen] if options.numel() else None
+        if among is not None:
+            logits = logits.gather(-1, among)
+        reference = _reference(job, logits, following[chosen], among)
+        readings = _read_rows(job, logits, reference, logits)
+        ids = reference if among is None else among.gather(-1, reference[:, None]).squeeze(-1)
+        parts.append((readings, output, top, reference, ids))
+    readings = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+    output, certainty, reference, ids = (torch.cat([part[number] for part in parts]) for number in range(1, 5))
+    return _Own(readings, output, certainty, reference, ids, options)
+
+
+def _reference(job: Job, logits: Tensor, following: Tensor, among: Tensor | None) -> Tensor:
+    """The reference of each row, as an index into its logits: the model's own best, or the token that follows."""
+    if job.reference == "output":
+        return logits.argmax(-1)
+    if among is None:
+        return following
+    hits = among == following[:, None]
+    if not hits.any(-1).all():
+        raise InputError("a target is none of the answer options; give one of them as the target, or leave it away")
+    return hits.long().argmax(-1)
+
+
+def _read_rows(job: Job, logits: Tensor, reference: Tensor, output: Tensor | None) -> dict[str, Tensor]:
+    """The readings of rows of logits, and their top tokens where those were asked for."""
+    readings = read_logits(logits, reference, job.names, output)
+    if job.limits.top_k:
+        values, tokens = logits.float().log_softmax(-1).topk(min(job.limits.top_k, logits.shape[-1]), -1)
+        readings |= {"top_ids": tokens.int(), "top_probabilities": values.exp()}
+    return readings
+
+
+def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int) -> tuple[dict[str, Tensor], float]:
+    """Read routed `states[state, probe]`, the first `count` of which are kept, in chunks of rows.
+
+    A further state is one that must be the model's own; gives the largest error that it shows.
+    """
+    splice, error = job.model.splice, 0.0
+    kept: dict[str, list[Tensor]] = {}
+    every = max(1, job.logit_rows // max(1, len(states)))
+    for chosen in torch.arange(states.shape[1], device=states.device).split(every):
+        output = splice.head(own[chosen]) if len(states) > count or needs_output(job.names) else None
+        columns: dict[str, list[Tensor]] = {}
+        for first in range(0, len(states), job.logit_rows):
+            part = states[first : first + job.logit_rows, chosen]
+            logits = splice.head(part.flatten(0, 1)).unflatten(0, part.shape[:2])
+            if first + len(part) > count:
+                assert output is not None
+                error = max(error, relative_error(logits[-1], output))
+                logits = logits[:-1]
+            if not len(logits):
+                continue
+            among = owned.options[chosen] if owned.options.numel() else None
+            wanted = logits if among is None else logits.gather(-1, among.expand(len(logits), -1, -1))
+            compared = output if among is None or output is None else output.gather(-1, among)
+            for name, values in _read_rows(job, wanted, owned.reference[chosen].expand(len(logits), -1), compared).items():
+                columns.setdefault(name, []).append(values)
+        for name, values in columns.items():
+            kept.setdefault(name, []).append(torch.cat(values))
+    return {name: torch.cat(values, 1) for name, values in kept.items()}, error
+
+
+def _refuse_infinite(job: Job, inputs: Inputs, numbers: Sequence[int]) -> NoReturn:
+    """Say which layer is the first to give NaN or infinite values."""
+    layers = job.model.layers
+    states = job.model.splice.run(inputs, record=range(layers + 1)).states
+    broken = next((number for number, state in sorted(states.items()) if not torch.isfinite(state).all()), None)
+    where = "only in the read-out" if broken is None else f"first after layer {broken}" if broken else "from the embedding on"
+    texts = ", ".join(str(number + 1) for number in sorted(numbers)[:5])
+    raise ModelError(
+        f"{job.model.name} gives NaN or infinite logits ({where}; among texts {texts}); load it in a wider --dtype"
+    )
+
+
+def _join(tables: Sequence[Table], error: float) -> Table:
+    """The batches as one table, its rows in the order of the texts and of the positions in them."""
+    owners = np.concatenate([table.owners for table in tables])
+    positions = np.concatenate([table.positions for table in tables])
+    order = np.lexsort((positions, owners))
+
+    def gathered(pick: Callable[[Table], np.ndarray]) -> np.ndarray:
+        return np.concatenate([pick(table) for table in tables])[order]
+
+    return Table(
+        owners[order],
+        positions[order],
+        {name: gathered(lambda table, name=name: table.readings[name]) for name in tables[0].readings},
+        gathered(lambda table: table.output_ids),
+        gathered(lambda table: table.output_probability),
+        gathered(lambda table: table.reference_ids),
+        max(error, *(table.error for table in tables)),
+    )
+
+
+@contextmanager
+def _progress(job: Job, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal's error stream; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not (job.limits.progress and console.is_terminal), transient=True) as bar:
+        task = bar.add_task("reading texts", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,124 @@
+"""What was read, labelled: the table as a Trajectory, its samples, and the manifest."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from hyperlens import effort
+from hyperlens.encoding import Encoded, Positions
+from hyperlens.models import Model
+from hyperlens.tracing.batches import Job, Table
+from hyperlens.trajectory import Trajectory
+
+DEFINITIONS = {
+    "routed": "D_m(h_l) = head(F_L ... F_{s+1}(h_l)), s = max(l, L - m)",
+    "effort": "mean over l < L - m of 1 - clip((c_l - guess)/(c_L - guess), 0, 1), c = probability of the reference",
+    "onset": "first state with progress >= 0.1",
+    "commit": "first state from which progress stays >= 0.9",
+}
+
+
+def label_table(
+    job: Job, encoded: Sequence[Encoded], table: Table, positions: Positions, sweep: dict[str, Any] | None
+) -> Trajectory:
+    """The table with its labels, as a Trajectory."""
+    spell = make_speller(job.model)
+    here = np.array([encoded[owner].ids[place] for owner, place in zip(table.owners, table.positions, strict=True)])
+    labels: dict[str, Any] = {"sample": table.owners, "position": table.positions}
+    for name, ids in {"token": here, "output": table.output_ids, "reference": table.reference_ids}.items():
+        labels |= {f"{name}_id": ids, f"{name}_text": np.array([spell(token) for token in ids.tolist()], dtype=object)}
+    labels["output_probability"] = table.output_probability
+    dims = ("token", "focal_depth", "state", "top")
+    data = xr.Dataset(
+        {name: (dims[: values.ndim], values) for name, values in table.readings.items()},
+        coords={name: (("token",), values) for name, values in labels.items()}
+        | {"focal_depth": list(job.depths), "state": np.arange(job.model.layers + 1)},
+    )
+    manifest = _write_manifest(job, encoded, table, positions, sweep)
+    if "top_ids" in data:
+        manifest["top_tokens"] = {str(token): spell(token) for token in np.unique(data["top_ids"].values).tolist()}
+    return Trajectory(data, _describe_samples(encoded, table), manifest)
+
+
+def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:
+    """One row per text; `correct` says whether every answer token was the model's own top token (None without a target)."""
+    rows = []
+    for number, text in enumerate(encoded):
+        mine = table.owners == number
+        following = np.array(text.following())
+        asked = text.sample.target is not None and (following >= 0).all()
+        right = bool((table.output_ids[mine] == following).all()) if asked else None
+        if text.option_ids and asked:
+            right = bool((table.reference_ids[mine] == following).all())
+        sample = text.sample
+        rows.append(
+            {
+                "text": sample.prompt if sample.target is None else sample.prompt + sample.target,
+                "prompt": sample.prompt,
+                "target": sample.target,
+                "task": sample.task,
+                "level": sample.level,
+                "id": sample.id or str(number),
+                "tokens": len(text.ids),
+                "read": len(text.positions),
+                "correct": right,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"level": "Int64", "correct": "boolean", "target": "string"})
+
+
+def _write_manifest(
+    job: Job, encoded: Sequence[Encoded], table: Table, positions: Positions, sweep: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The manifest: everything that decides what was read."""
+    model, splice, options = job.model, job.model.splice, len(encoded[0].option_ids)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": model.name,
+            "architecture": type(model.network).__name__,
+            "layers": model.layers,
+            "fingerprint": model.fingerprint,
+            "dtype": str(splice.dtype).removeprefix("torch."),
+            "device": str(splice.device),
+            "certificate": asdict(model.certificate),
+        },
+        "lens": {"name": job.lens.name, "focal_depths": list(job.depths), "context": job.lens.context, "auto": sweep},
+        "positions": positions,
+        "reference": job.reference,
+        "readings": list(job.names),
+        "options": options,
+        "guess": 1 / options if options else 0.0,
+        "smallest": 0.0 if job.reference == "output" else effort.SMALLEST_GIVEN,
+        "limits": asdict(job.limits),
+        "largest_error_in_run": table.error,
+        "definitions": DEFINITIONS,
+        "versions": {name: version(name) for name in ("hyperlens", "torch", "transformers", "numpy")}
+        | {"python": platform.python_version()},
+    }
+
+
+def make_speller(model: Model) -> Callable[[int], str]:
+    """A token id as text; its raw name where it has no text of its own, its number where there is no tokenizer."""
+    known: dict[int, str] = {-1: ""}
+
+    def spell(token: int) -> str:
+        if token not in known:
+            if model.tokenizer is None:
+                known[token] = str(token)
+            else:
+                raw = model.tokenizer.convert_ids_to_tokens(token)
+                known[token] = str(model.tokenizer.decode([token])) or str(raw)
+        return known[token]
+
+    return spell

@@ -1,0 +1,59 @@
+"""What a trace may use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hyperlens.errors import InputError, MemoryLimitError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a trace may use, and a few choices that seldom change.
+
+    `memory_mb` bounds what is held above the model's own forward pass of one batch; `batch_tokens` the tokens of a batch
+    (one text may be longer); `padding_side` where ragged batches are padded; `max_new_tokens` and `top_k` what is generated
+    and how many top tokens are kept per state; `letter` whether answer options are lettered; `progress` whether long work
+    shows a bar (on a terminal only).
+    """
+
+    memory_mb: int = 256
+    batch_tokens: int = 4096
+    padding_side: Literal["right", "left"] = "right"
+    max_new_tokens: int = 32
+    top_k: int = 0
+    letter: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("memory_mb", "batch_tokens", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number from 1 up")
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; give 0 for none, or a number of tokens")
+        if self.padding_side not in ("right", "left"):
+            raise InputError(f'"{self.padding_side}" is not a side to pad; choose right or left')
+
+    def share(self, parts: int, each: int) -> int:
+        """How many things of `each` bytes fit into one of `parts` equal parts of the memory; at least one."""
+        return max(1, self.memory_mb * 2**20 // parts // max(1, each))
+
+
+@contextmanager
+def explain_memory(limits: Limits) -> Iterator[None]:
+    """Say what to lower where memory did not suffice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|not enough memory|allocate memory", str(error)):
+            raise
+        raise MemoryLimitError(
+            f"memory did not suffice with batch_tokens {limits.batch_tokens} and memory_mb {limits.memory_mb}; lower them "
+            "(--batch-tokens), shorten the texts, or load the model in 16 bit"
+        ) from None

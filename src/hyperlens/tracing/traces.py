@@ -1,0 +1,144 @@
+"""trace(model, samples, lens) -> Trajectory; the only place where the two halves meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from hyperlens import effort
+from hyperlens.encoding import Encoded, Positions, Reference, check_length, encode_samples, letter_options
+from hyperlens.errors import InputError
+from hyperlens.lenses import HyperLens, Lens
+from hyperlens.models import Model
+from hyperlens.readings import check_readings
+from hyperlens.splice import at_rest
+from hyperlens.tasks.sample import Sample
+from hyperlens.tracing.batches import Job, fed_tokens, read_texts
+from hyperlens.tracing.labels import label_table
+from hyperlens.tracing.limits import Limits, explain_memory
+from hyperlens.trajectory import Trajectory
+
+CALIBRATION_POSITIONS = 64
+
+
+def trace(
+    model: Model,
+    samples: str | Sample | Iterable[str | Sample | Sequence[int]],
+    lens: Lens | None = None,
+    positions: Positions | None = None,
+    reference: Reference | None = None,
+    readings: Sequence[str] = ("probability",),
+    limits: Limits | None = None,
+) -> Trajectory:
+    """Read `samples` through `lens`: a confidence trajectory for each position that is read.
+
+    `positions` are "last" (default), "answer" (default where every sample has a target), "all", or "generated", the tokens of
+    a greedy answer. `reference` y is the model's own "output" (default), the "target" (default for "answer") or the
+    "generated" token (default for "generated"). `readings` are names of `hyperlens.readings.READINGS`; `probability` is always
+    read. With answer options, all readings are of the distribution over the options alone. The lens default is HyperLens
+    with its focal depth chosen by resolution. Raises InputError, CertificateError where a state that must be the model's
+    own output is not, ModelError for NaN or infinite logits, and MemoryLimitError.
+    """
+    lens, limits = lens or HyperLens(), limits or Limits()
+    check_readings(readings)
+    names = tuple(dict.fromkeys(("probability", *readings)))
+    listed = [samples] if isinstance(samples, str | Sample) else list(samples)
+    listed = [_letter_one(sample, limits) for sample in listed]
+    positions = positions or _default_positions(listed)
+    model.certificate.require(lens.context)
+    if isinstance(lens.focal_depths, tuple):
+        lens.check_depths(model.layers)
+    encoded = encode_samples(listed, model.tokenizer, positions, context_length(model))
+    with at_rest(model.network), explain_memory(limits):
+        if positions == "generated":
+            encoded = generate_answers(model, encoded, limits)
+        reference = _check_reference(reference, positions)
+        lens, sweep = resolve_depth(model, encoded, lens, limits)
+        job = Job(model, lens, lens.check_depths(model.layers), names, reference, limits)
+        table = read_texts(job, encoded)
+    return label_table(job, encoded, table, positions, sweep)
+
+
+def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: Limits) -> tuple[Lens, dict[str, Any] | None]:
+    """`lens` with its focal depth chosen where it is "auto", and the sweep that chose it.
+
+    Candidates 0, 1, 2, 4, 8 … up to layers − 4; the largest mean resolution over 64 positions of the texts wins and is read
+    beside the logit lens. Positions whose trajectory is flat are skipped and counted.
+    """
+    if lens.focal_depths != "auto":
+        return lens, None
+    candidates = [0, *(2**power for power in range(model.layers.bit_length()) if 2**power <= model.layers - 4)]
+    calibration = _calibration_texts(encoded)
+    job = Job(model, replace(lens, focal_depths=tuple(candidates)), tuple(candidates), ("probability",), "output", limits)
+    confidence = read_texts(job, calibration).readings["probability"]
+    sweep = {}
+    for number, depth in enumerate(candidates):
+        resolution = effort.measure_resolution(confidence[:, number, : model.layers - depth + 1].astype(np.float64))
+        known = resolution[~np.isnan(resolution)]
+        sweep[depth] = {"resolution": float(known.mean()) if len(known) else None, "flat": len(resolution) - len(known)}
+    best = max(candidates, key=lambda depth: (sweep[depth]["resolution"] or 0.0, -depth))
+    return replace(lens, focal_depths=(0, best)), {"chosen": best, "positions": len(confidence), "candidates": sweep}
+
+
+def context_length(model: Model) -> int | None:
+    """How many tokens the model's context holds; None where its configuration names no limit."""
+    return getattr(model.splice.config, "max_position_embeddings", None)
+
+
+def _calibration_texts(encoded: Sequence[Encoded]) -> list[Encoded]:
+    """`CALIBRATION_POSITIONS` of the positions that are read, evenly spread; of all positions where those are too few."""
+    places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
+    if len(places) < CALIBRATION_POSITIONS:
+        places = [(number, place) for number, text in enumerate(encoded) for place in range(len(fed_tokens(text)))]
+    spread = np.linspace(0, len(places) - 1, min(CALIBRATION_POSITIONS, len(places))).round().astype(int)
+    chosen: dict[int, list[int]] = {}
+    for number, place in (places[index] for index in dict.fromkeys(spread.tolist())):
+        chosen.setdefault(number, []).append(place)
+    return [replace(encoded[number], positions=tuple(mine)) for number, mine in chosen.items()]
+
+
+def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -> list[Encoded]:
+    """Each text followed by the model's own greedy answer, read at the positions that predict its tokens."""
+    end = model.network.generation_config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    context = context_length(model)
+    result = []
+    for number, text in enumerate(encoded, 1):
+        room = limits.max_new_tokens if context is None else min(limits.max_new_tokens, context - len(text.ids))
+        if room < 1:
+            raise InputError(f"text {number} fills the model's context of {context} tokens; shorten it, so that it can go on")
+        ids = torch.tensor([text.ids], device=model.splice.device)
+        settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
+        generate: Any = model.network.generate
+        made = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].tolist()
+        cut = next((place + 1 for place in range(len(text.ids), len(made)) if made[place] in ends), len(made))
+        whole = replace(text, ids=tuple(made[:cut]), positions=tuple(range(len(text.ids) - 1, cut - 1)))
+        result.append(check_length(whole, context, f"text {number}"))
+    return result
+
+
+def _letter_one(sample: Any, limits: Limits) -> Any:
+    return letter_options(sample) if limits.letter and isinstance(sample, Sample) and sample.options else sample
+
+
+def _default_positions(samples: Sequence[Any]) -> Positions:
+    targeted = samples and all(isinstance(sample, Sample) and sample.target is not None for sample in samples)
+    return "answer" if targeted else "last"
+
+
+def _check_reference(reference: Reference | None, positions: Positions) -> Reference:
+    """The reference that goes with the positions, or the one asked for if they have it."""
+    usual: dict[str, Reference] = {"answer": "target", "generated": "generated"}
+    chosen = reference or usual.get(positions, "output")
+    if chosen not in ("output", "target", "generated"):
+        raise InputError(f'"{chosen}" is not a reference; choose from output, target, generated')
+    if (chosen, positions) in {("target", other) for other in ("last", "all", "generated")} or (
+        chosen == "generated" and positions != "generated"
+    ):
+        raise InputError(f'reference "{chosen}" is not there at positions "{positions}"; choose output')
+    return chosen
