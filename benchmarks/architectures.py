@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from families import FAMILIES, build_family
 
 from hyperlens.certificate import Certificate
 from hyperlens.models import check_model
 
+ROOT = Path(__file__).resolve().parent.parent
 BOUND = 1e-5
 SHARED = ("stories260K", "bitllama_3M")
 

@@ -91,7 +91,9 @@ def replace_router(name: str, changed: Callable[..., Any]) -> Patch:
 def enter_one_layer_off(shift: int) -> Patch:
     """Let states enter at another layer than they are said to."""
     original = splice._Visit._enter
-    return lambda patch: patch.setattr(splice._Visit, "_enter", lambda visit, number, hidden: original(visit, number + shift, hidden))
+    return lambda patch: patch.setattr(
+        splice._Visit, "_enter", lambda visit, number, hidden: original(visit, number + shift, hidden)
+    )
 
 
 def other_start(shift: int, router: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -178,7 +179,8 @@ def _check_device(device: str) -> None:
 
 def _load_config(name: str, place: str, options: dict[str, Any]) -> Any:
     try:
-        config = AutoConfig.from_pretrained(place, **options)
+        with _quiet():
+            config = AutoConfig.from_pretrained(place, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_explain(name, place, error)) from None
     if getattr(config, "is_encoder_decoder", False):
@@ -243,11 +245,14 @@ class _quiet:
         self.caught.__enter__()
         warnings.simplefilter("ignore")
         transformers_logging.set_verbosity_error()
+        self.hub_level = hub_logging.get_verbosity()
+        hub_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
 
     def __exit__(self, *error: object) -> None:
         self.caught.__exit__(None, None, None)
         transformers_logging.set_verbosity(self.level)
+        hub_logging.set_verbosity(self.hub_level)
         if self.bars:
             transformers_logging.enable_progress_bar()
 

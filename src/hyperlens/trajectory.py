@@ -244,7 +244,7 @@ def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
     for token in range(min(most, trajectory.data.sizes["token"])):
         for number, depth in enumerate(trajectory.focal_depths):
             values = trajectory.data["probability"].values[token, number]
-            cells = "".join(_draw_cell(state, value) for state, value in enumerate(np.nan_to_num(values)))
+            cells = "".join(_draw_cell(state, value) for state, value in enumerate(np.nan_to_num(values).tolist()))
             labels = [trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")]
             texts = "".join(f"<td>{html.escape(str(label))}</td>" for label in labels)
             rows.append(f"<tr>{texts}<td>{depth}</td>{cells}<td>{measured[token, number]:.2f}</td></tr>")

@@ -36,6 +36,9 @@ def label_table(
     labels: dict[str, Any] = {"sample": table.owners, "position": table.positions}
     for name, ids in {"token": here, "output": table.output_ids, "reference": table.reference_ids}.items():
         labels |= {f"{name}_id": ids, f"{name}_text": np.array([spell(token) for token in ids.tolist()], dtype=object)}
+    if encoded[0].option_ids:
+        chosen = zip(table.owners, table.reference_ids.tolist(), strict=True)
+        labels["reference_text"] = np.array([_spell_option(encoded[owner], token) for owner, token in chosen], dtype=object)
     labels["output_probability"] = table.output_probability
     dims = ("token", "focal_depth", "state", "top")
     data = xr.Dataset(
@@ -47,6 +50,11 @@ def label_table(
     if "top_ids" in data:
         manifest["top_tokens"] = {str(token): spell(token) for token in np.unique(data["top_ids"].values).tolist()}
     return Trajectory(data, _describe_samples(encoded, table), manifest)
+
+
+def _spell_option(text: Encoded, token: int) -> str:
+    """The answer option that begins with `token`."""
+    return text.sample.options[text.option_ids.index(token)].strip()
 
 
 def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:

@@ -1,0 +1,620 @@
+"""A trace is what its formulas say, however the texts are batched; and what cannot be read is refused in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import LAYERS, VOCABULARY, build_family, build_tokenizer, random_ids
+from plain import layer_states, model_logits, run_replaced
+from torch import Tensor
+
+from hyperlens.effort import measure_resolution
+from hyperlens.errors import CertificateError, HyperLensWarning, InputError, MemoryLimitError, ModelError
+from hyperlens.lenses import HyperLens, LogitLens, lens
+from hyperlens.models import Model, load_model
+from hyperlens.readings import READINGS
+from hyperlens.splice import Splice
+from hyperlens.tasks.sample import Sample
+from hyperlens.tracing import Limits, batches, trace
+from hyperlens.trajectory import Trajectory, measure_effort
+
+CONTEXTS: tuple[Any, ...] = ("jump", "cached")
+SIDES: tuple[Any, ...] = ("right", "left")
+TEXTS = [random_ids(1, length, seed)[0].tolist() for seed, length in enumerate((9, 17, 5, 12))]
+"""Of different length, not in the order of it, some longer than the window of 8."""
+
+
+@cache
+def loaded(family: str) -> Model:
+    """A model that no test changes."""
+    return load_model(build_family(family), build_tokenizer())
+
+
+def words(ids: Sequence[int]) -> str:
+    return " ".join(f"w{token}" for token in ids)
+
+
+def own_logits(model: Model, ids: Sequence[int]) -> Tensor:
+    """The model's own logits `[token, vocabulary]` of one text."""
+    return model_logits(model.network, torch.tensor([ids]))[0]
+
+
+def same(one: Trajectory, other: Trajectory, bound: float = 1e-5) -> None:
+    """The same readings of the same tokens."""
+    assert one.focal_depths == other.focal_depths
+    for name in one.data.variables:
+        found, expected = one.data[name].values, other.data[name].values
+        if name in ("top_ids",) or found.dtype.kind not in "f":
+            assert np.array_equal(found, expected), name
+        else:
+            np.testing.assert_allclose(found, expected, rtol=bound, atol=bound, err_msg=str(name))
+
+
+# The formulas.
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_focal_depth_0_is_the_logit_lens_done_by_the_models_own_read_out(family: str) -> None:
+    model, ids = loaded(family), TEXTS[0]
+    found = trace(model, [ids], LogitLens(), "all", readings=("probability", "entropy"))
+    with torch.no_grad():
+        states = torch.stack(layer_states(model.network, torch.tensor([ids])))[:, 0]
+        p = model.splice.head(states.flatten(0, 1)).unflatten(0, states.shape[:2]).softmax(-1)
+    expected = p[:, range(len(ids)), p[-1].argmax(-1)].T
+    np.testing.assert_allclose(found.to_numpy()[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(found.to_numpy("entropy")[:, 0], torch.special.entr(p).sum(-1).T, atol=1e-5)
+    same(found, trace(model, [ids], HyperLens((0,)), "all", readings=("probability", "entropy")))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "bloom"])
+def test_jump_is_the_formula_by_pytorchs_own_hooks(family: str) -> None:
+    model, ids, m = loaded(family), TEXTS[1], 2
+    found = trace(model, [ids], HyperLens((m,)), "all").confidence(m)
+    states = layer_states(model.network, torch.tensor([ids]))
+    top = own_logits(model, ids).argmax(-1)
+    for number in range(LAYERS - m):
+        left = run_replaced(model.network, torch.tensor([ids]), LAYERS - m, states[number])[0]
+        with torch.no_grad():
+            p = model.splice.head(left).softmax(-1)
+        np.testing.assert_allclose(found[:, number], p[range(len(ids)), top], atol=1e-5)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_states_from_layers_less_focal_depth_on_are_the_models_own(family: str, context: Any) -> None:
+    model = loaded(family)
+    found = trace(model, TEXTS, HyperLens((0, 1, 4, LAYERS), context), "all", readings=READINGS)
+    p = torch.cat([own_logits(model, ids) for ids in TEXTS]).softmax(-1)
+    own, top = p.max(-1)
+    assert np.array_equal(found.data["output_id"].values, top)
+    np.testing.assert_allclose(found.data["output_probability"].values, own, atol=1e-5)
+    for name in READINGS:
+        values = found.to_numpy(name)
+        assert values.shape == (sum(map(len, TEXTS)), 4, LAYERS + 1) and values.dtype == np.float32
+        for number, m in enumerate(found.focal_depths):
+            last = values[:, number, LAYERS - m :]
+            assert np.array_equal(last, np.broadcast_to(values[:, :1, -1], last.shape)), (name, m)
+    np.testing.assert_allclose(found.to_numpy()[:, 0, -1], own, atol=1e-5)
+    assert not found.to_numpy("rank")[..., -1].any()
+    assert np.abs(found.to_numpy("js_to_output")[..., -1]).max() < 1e-5
+    assert found.manifest["largest_error_in_run"] <= 1e-5
+
+
+def test_several_focal_depths_at_once_are_each_alone() -> None:
+    model = loaded("mistral")
+    for context in CONTEXTS:
+        together = trace(model, TEXTS, HyperLens((0, 1, 3), context), "all")
+        for m in together.focal_depths:
+            alone = trace(model, TEXTS, HyperLens((m,), context), "all")
+            np.testing.assert_allclose(together.confidence(m), alone.confidence(m), atol=1e-5)
+
+
+# Batches and chunks.
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_a_ragged_batch_is_each_text_alone(family: str, context: Any, side: Any) -> None:
+    model, lens, readings = loaded(family), HyperLens((0, 2), context), ("probability", "kl_to_output")
+    together = trace(model, TEXTS, lens, "all", readings=readings, limits=Limits(padding_side=side))
+    assert list(together.samples["tokens"]) == [len(ids) for ids in TEXTS]
+    for number, ids in enumerate(TEXTS):
+        mine = together.data["sample"].values == number
+        alone = trace(model, [ids], lens, "all", readings=readings)
+        assert np.array_equal(together.data["position"].values[mine], range(len(ids)))
+        for name in readings:
+            np.testing.assert_allclose(together.to_numpy(name)[mine], alone.to_numpy(name), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_jump_only_families_are_read_in_ragged_batches_too(side: Any) -> None:
+    for family in ("bloom", "gpt_neo", "mamba"):
+        together = trace(loaded(family), TEXTS, HyperLens((0, 2)), "last", limits=Limits(padding_side=side))
+        alone = [trace(loaded(family), [ids], HyperLens((0, 2)), "last").to_numpy() for ids in TEXTS]
+        np.testing.assert_allclose(together.to_numpy(), np.concatenate(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 20), (1000, 1)])
+def test_read_in_chunks_is_read_at_once(context: Any, rows: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, limits = loaded("gemma2"), Limits(top_k=3)
+    settings = (HyperLens((0, 2, 5, LAYERS), context), "all", None, READINGS, limits)
+    whole = trace(model, TEXTS[2:], *settings)
+    monkeypatch.setattr(batches.Job, "logit_rows", rows)
+    monkeypatch.setattr(batches.Job, "stack_tokens", tokens)
+    monkeypatch.setattr(batches.Job, "batch_tokens", tokens)
+    same(trace(model, TEXTS[2:], *settings), whole)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 24, 10_000])
+def test_the_size_of_a_batch_and_the_memory_change_nothing(batch_tokens: int) -> None:
+    settings = (HyperLens((0, 2)), "last", None, ("probability", "margin"))
+    few = trace(loaded("gpt2"), TEXTS, *settings, Limits(batch_tokens=batch_tokens, memory_mb=1))
+    same(few, trace(loaded("gpt2"), TEXTS, *settings))
+
+
+def test_batches_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, run = [], Splice.run
+
+    def watched(splice: Splice, inputs: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(tuple(inputs.ids.shape))
+        return run(splice, inputs, *args, **options)
+
+    monkeypatch.setattr(Splice, "run", watched)
+    trace(loaded("llama"), TEXTS, LogitLens(), limits=Limits(batch_tokens=24))
+    assert [size for size in sizes if size[1] > 1] == [(1, 17), (2, 12), (1, 5)]
+
+
+def test_results_come_in_the_order_of_the_texts() -> None:
+    found = trace(loaded("llama"), TEXTS, LogitLens(), "all", limits=Limits(batch_tokens=1))
+    labels = zip(found.data["sample"].values, found.data["position"].values, found.data["token_id"].values, strict=True)
+    assert list(labels) == [(number, place, token) for number, ids in enumerate(TEXTS) for place, token in enumerate(ids)]
+
+
+# Positions and references.
+
+
+def test_the_last_position_is_read_by_default_and_named_by_its_place_in_the_text() -> None:
+    model = loaded("llama")
+    found = trace(model, [words(ids) for ids in TEXTS], LogitLens())
+    assert found.manifest["positions"] == "last" and found.manifest["reference"] == "output"
+    assert list(found.data["position"].values) == [len(ids) - 1 for ids in TEXTS]
+    assert list(found.data["token_text"].values) == [f"w{ids[-1]}" for ids in TEXTS]
+    assert list(found.data["reference_id"].values) == [int(own_logits(model, ids)[-1].argmax()) for ids in TEXTS]
+    same(found, trace(model, TEXTS, LogitLens()))
+    same(found, trace(model, (words(ids) for ids in TEXTS), LogitLens()))
+
+
+def test_one_text_need_not_be_in_a_list() -> None:
+    same(trace(loaded("llama"), words(TEXTS[0]), LogitLens()), trace(loaded("llama"), [TEXTS[0]], LogitLens()))
+    same(trace(loaded("llama"), Sample(words(TEXTS[0])), LogitLens()), trace(loaded("llama"), [TEXTS[0]], LogitLens()))
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_target_is_read_at_each_position_that_predicts_it(context: Any, side: Any) -> None:
+    model, limits = loaded("gpt2"), Limits(padding_side=side)
+    samples = [Sample(words(ids[:-3]), " " + words(ids[-3:])) for ids in TEXTS]
+    found = trace(model, samples, HyperLens((0, 2), context), limits=limits)
+    assert found.manifest["positions"] == "answer" and found.manifest["reference"] == "target"
+    assert list(found.data["position"].values) == [len(ids) - 4 + place for ids in TEXTS for place in range(3)]
+    assert list(found.data["reference_id"].values) == [token for ids in TEXTS for token in ids[-3:]]
+    expected = [
+        own_logits(model, ids)[len(ids) - 4 + place].softmax(-1)[ids[len(ids) - 3 + place]]
+        for ids in TEXTS
+        for place in range(3)
+    ]
+    np.testing.assert_allclose(found.to_numpy()[:, 0, -1], expected, atol=1e-6)
+    assert list(found.samples["read"]) == [3] * len(TEXTS)
+
+
+def test_an_answer_may_be_read_with_the_models_own_token_as_reference() -> None:
+    model, ids = loaded("llama"), TEXTS[1]
+    sample = Sample(words(ids[:-3]), " " + words(ids[-3:]))
+    found = trace(model, [sample], LogitLens(), reference="output")
+    assert np.array_equal(found.data["reference_id"].values, own_logits(model, ids)[-4:-1].argmax(-1))
+    assert found.manifest["smallest"] == 0.0
+    assert trace(model, [sample], LogitLens()).manifest["smallest"] == 0.01
+
+
+def test_a_sample_is_correct_where_every_answer_token_is_the_models_own() -> None:
+    model, prompt = loaded("llama"), TEXTS[0]
+    right = [*prompt, int(own_logits(model, prompt)[-1].argmax())]
+    right += [int(own_logits(model, right)[-1].argmax())]
+    assert min(right) > 10
+    wrong = [*right[:-1], 20 if right[-1] != 20 else 21]
+    samples = [Sample(words(prompt), " " + words(ids[len(prompt) :])) for ids in (right, wrong)]
+    for reference in ("target", "output"):
+        assert list(trace(model, samples, LogitLens(), reference=reference).samples["correct"]) == [True, False]
+    assert trace(model, [prompt], LogitLens()).samples["correct"].isna().all()
+
+
+def test_all_positions_of_prompt_and_target_are_read() -> None:
+    ids = TEXTS[0]
+    found = trace(loaded("llama"), [Sample(words(ids[:-2]), " " + words(ids[-2:]))], LogitLens(), "all")
+    same(found, trace(loaded("llama"), [ids], LogitLens(), "all"))
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_generated_tokens_are_those_of_the_models_own_greedy_generation(context: Any) -> None:
+    model = loaded("llama")
+    found = trace(model, TEXTS, HyperLens((0, 1), context), "generated", limits=Limits(max_new_tokens=6))
+    assert found.manifest["reference"] == "generated"
+    for number, ids in enumerate(TEXTS):
+        made = model.network.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6)[0, len(ids) :].tolist()
+        mine = found.data.isel(token=found.data["sample"].values == number)
+        assert mine["reference_id"].values.tolist() == made == mine["output_id"].values.tolist()
+        assert mine["position"].values.tolist() == list(range(len(ids) - 1, len(ids) - 1 + len(made)))
+        np.testing.assert_allclose(mine["probability"].values[:, 0, -1], mine["output_probability"].values, atol=1e-6)
+
+
+def test_generation_ends_with_the_end_token_or_the_context() -> None:
+    network = build_family("llama")
+    ids = TEXTS[1]
+    free = network.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=5, eos_token_id=-1)[0, len(ids) :].tolist()
+    network.generation_config.eos_token_id = [free[2], 1]
+    stop = free.index(free[2]) + 1
+    found = trace(load_model(network), [ids], LogitLens(), "generated")
+    assert found.data["reference_id"].values.tolist() == free[:stop]
+    network.generation_config.eos_token_id = None
+    narrow = build_family("llama", max_position_embeddings=20)
+    narrow.generation_config.eos_token_id = None
+    assert len(trace(load_model(narrow), [ids], LogitLens(), "generated").data["token"]) == 20 - len(ids)
+
+
+# Answer options.
+
+
+def option_share(model: Model, ids: Sequence[int], options: Sequence[int]) -> Tensor:
+    return own_logits(model, ids)[-1][list(options)].softmax(-1)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_with_options_readings_are_of_the_options_alone(context: Any) -> None:
+    model, options = loaded("llama"), (20, 30, 40)
+    samples = [Sample(words(ids), options=(" w20", " w30 w31", " w40")) for ids in TEXTS]
+    limits = Limits(letter=False)
+    readings = ("probability", "entropy", "rank", "kl_to_output")
+    found = trace(model, samples, HyperLens((0, 2), context), readings=readings, limits=limits)
+    shares = torch.stack([option_share(model, ids, options) for ids in TEXTS])
+    np.testing.assert_allclose(found.to_numpy()[:, 0, -1], shares.max(-1).values, atol=1e-5)
+    assert found.data["reference_id"].values.tolist() == [options[best] for best in shares.argmax(-1).tolist()]
+    assert found.data["output_id"].values.tolist() == [int(own_logits(model, ids)[-1].argmax()) for ids in TEXTS]
+    assert found.manifest["guess"] == pytest.approx(1 / 3) and found.manifest["options"] == 3
+    assert found.to_numpy("entropy").max() <= np.log(3) + 1e-6 and found.to_numpy("rank").max() <= 2
+    with torch.no_grad():
+        states = torch.stack([torch.stack(layer_states(model.network, torch.tensor([ids])))[:, 0, -1] for ids in TEXTS])
+        among = torch.stack([model.splice.head(each)[:, list(options)] for each in states]).softmax(-1)
+    expected = among[range(len(TEXTS)), :, shares.argmax(-1)]
+    np.testing.assert_allclose(found.to_numpy()[:, 0], expected, atol=1e-5)
+
+
+def test_the_probabilities_over_all_options_add_up_to_one() -> None:
+    model, options = loaded("gpt2"), (" w20", " w30", " w40")
+    totals = [
+        trace(model, [Sample(words(TEXTS[0]), each, options)], HyperLens((2,)), limits=Limits(letter=False)).to_numpy()
+        for each in options
+    ]
+    np.testing.assert_allclose(sum(totals), 1.0, atol=1e-5)
+
+
+def test_options_are_lettered_by_default_and_colliding_ones_are_refused_with_their_number() -> None:
+    model = loaded("llama")
+    sample = Sample(words(TEXTS[0]), " w20 w22", options=(" w20 w21", " w20 w22", " w30"))
+    found = trace(model, [sample], LogitLens())
+    assert found.data["reference_text"].values.tolist() == ["B"]
+    assert found.samples["prompt"][0] == f"{words(TEXTS[0])}\nA. w20 w21\nB. w20 w22\nC. w30\nAnswer:"
+    letters = [model.tokenizer.convert_tokens_to_ids(letter) for letter in "ABC"]  # type: ignore[union-attr]
+    share = option_share(model, model.tokenizer(found.samples["prompt"][0])["input_ids"], letters)  # type: ignore[index]
+    np.testing.assert_allclose(found.to_numpy()[0, 0, -1], share[1], atol=1e-5)
+    with pytest.raises(InputError, match="2 of the 3 options of text 1 share their first token; let them be lettered"):
+        trace(model, [sample], LogitLens(), limits=Limits(letter=False))
+
+
+@pytest.mark.parametrize("reference", [None, "target", "output"])
+def test_among_options_a_sample_is_correct_where_the_models_best_option_is_the_target(reference: Any) -> None:
+    model, options = loaded("llama"), (20, 30, 40)
+    best = int(option_share(model, TEXTS[0], options).argmax())
+    samples = [Sample(words(TEXTS[0]), f" w{token}", (" w20", " w30", " w40")) for token in options]
+    found = trace(model, samples, LogitLens(), reference=reference, limits=Limits(letter=False))
+    assert list(found.samples["correct"]) == [number == best for number in range(3)]
+
+
+def test_the_top_tokens_among_options_are_tokens_of_options() -> None:
+    samples = [Sample(words(ids), options=(" w20", " w30", " w40")) for ids in TEXTS]
+    found = trace(loaded("llama"), samples, HyperLens((0, 2)), limits=Limits(letter=False, top_k=3))
+    assert np.array_equal(np.sort(found.data["top_ids"].values, -1), np.broadcast_to([20, 30, 40], (4, 2, LAYERS + 1, 3)))
+    assert np.array_equal(found.data["top_ids"].values[:, 0, -1, 0], found.data["reference_id"].values)
+
+
+# Top tokens.
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_the_top_token_of_the_last_state_is_the_output(context: Any) -> None:
+    found = trace(loaded("llama"), TEXTS, HyperLens((0, 2), context), "all", limits=Limits(top_k=4))
+    ids, shares = found.data["top_ids"].values, found.data["top_probabilities"].values
+    assert ids.shape == shares.shape == (sum(map(len, TEXTS)), 2, LAYERS + 1, 4)
+    for number, m in enumerate(found.focal_depths):
+        assert (ids[:, number, LAYERS - m :, 0] == found.data["output_id"].values[:, None]).all()
+    np.testing.assert_allclose(shares[:, 0, -1, 0], found.data["output_probability"].values, atol=1e-6)
+    assert (np.diff(shares) <= 0).all() and (shares.sum(-1) <= 1 + 1e-5).all()
+
+
+def test_no_more_top_tokens_are_kept_than_there_are() -> None:
+    found = trace(loaded("llama"), TEXTS[:1], LogitLens(), limits=Limits(top_k=1000))
+    assert found.data.sizes["top"] == VOCABULARY
+    np.testing.assert_allclose(found.data["top_probabilities"].values.sum(-1), 1.0, atol=1e-5)
+
+
+# The focal depth.
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_auto_chooses_the_depth_of_largest_mean_resolution_and_reports_the_sweep(family: str, context: Any) -> None:
+    model = loaded(family)
+    found = trace(model, TEXTS, HyperLens(context=context))
+    sweep = found.manifest["lens"]["auto"]
+    every = trace(model, TEXTS, HyperLens((0, 1, 2), context), "all")
+    expected = {m: float(np.nanmean(measure_resolution(every.confidence(m).astype(float)))) for m in (0, 1, 2)}
+    assert {m: one["resolution"] for m, one in sweep["candidates"].items()} == pytest.approx(expected, rel=1e-4)
+    assert sweep["chosen"] == max(expected, key=lambda m: expected[m])
+    assert sweep["positions"] == sum(map(len, TEXTS))
+    assert found.focal_depths == tuple(sorted({0, sweep["chosen"]}))
+    same(found, trace(model, TEXTS, HyperLens(found.focal_depths, context)))
+
+
+def test_auto_looks_at_64_of_many_positions() -> None:
+    sweep = trace(loaded("llama"), [TEXTS[1]] * 5, HyperLens(), "all").manifest["lens"]["auto"]
+    assert sweep["positions"] == 64
+
+
+def test_at_the_full_focal_depth_nothing_is_left_to_read_and_a_warning_says_so() -> None:
+    for context in CONTEXTS:
+        found = trace(loaded("llama"), TEXTS, HyperLens((LAYERS,), context))
+        assert found.confidence(LAYERS).shape == (len(TEXTS), 1)
+        with pytest.warns(HyperLensWarning, match="at focal depth 6 of 6 layers only 0 states are left"):
+            measured = measure_effort(found)
+        assert np.isnan(measured["effort"].values).all()
+
+
+# Bad input.
+
+
+def is_one_sentence(message: str) -> bool:
+    return "\n" not in message and re.search(r"[.!?]\s+[A-Z]", message) is None and len(message) < 400
+
+
+SAMPLE = Sample("w20 w21", " w22")
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "no text": (lambda: trace(loaded("llama"), []), "there is no text to read"),
+    "empty text": (lambda: trace(loaded("llama"), ["w20", ""]), "text 2 is empty"),
+    "blank text": (lambda: trace(loaded("llama"), " \n"), "text 1 is empty"),
+    "empty ids": (lambda: trace(loaded("llama"), [[]]), "text 1 has no token ids"),
+    "long text": (lambda: trace(loaded("llama"), words([20] * 65)), "text 1 has 65 tokens, and this model's context holds 64"),
+    "long ids": (lambda: trace(loaded("llama"), [[20] * 65], positions="all"), "text 1 has 65 tokens"),
+    "long target": (lambda: trace(loaded("llama"), Sample(words([20] * 63), " w20 w21")), "text 1 has 65 tokens"),
+    "no room to generate": (
+        lambda: trace(loaded("llama"), [[20] * 64], positions="generated"),
+        "fills the model's context of 64",
+    ),
+    "empty target": (
+        lambda: trace(loaded("llama"), Sample("w20", "")),
+        "the target of text 1 is empty or tokenises to nothing",
+    ),
+    "blank target": (
+        lambda: trace(loaded("llama"), Sample("w20", "  ")),
+        "the target of text 1 is empty or tokenises to nothing",
+    ),
+    "no target": (lambda: trace(loaded("llama"), [SAMPLE, "w20"], positions="answer"), "text 2 has no target"),
+    "ids have no target": (lambda: trace(loaded("llama"), [[20]], positions="answer"), "text 1 is given as token ids"),
+    "no tokenizer": (lambda: trace(load_model(build_family("gpt2")), "w20"), "came without a tokenizer"),
+    "reading": (lambda: trace(loaded("llama"), "w20", readings=("surprise",)), '"surprise" is not a reading; choose from'),
+    "position": (lambda: trace(loaded("llama"), "w20", positions="first"), '"first" is not a choice of positions; choose from'),  # type: ignore[arg-type]
+    "context": (lambda: HyperLens((0,), "leap"), '"leap" is not a context; choose from jump, cached'),  # type: ignore[arg-type]
+    "negative depth": (lambda: HyperLens((0, -1)), "focal depth -1 is not a whole number from 0 up"),
+    "no depth": (lambda: HyperLens(()), "is no list of focal depths"),
+    "deep": (
+        lambda: trace(loaded("llama"), "w20", HyperLens((7,))),
+        "focal depth 7 is above this model's 6 layers; give 0 to 6",
+    ),
+    "reference": (lambda: trace(loaded("llama"), "w20", reference="gold"), '"gold" is not a reference; choose from'),  # type: ignore[arg-type]
+    "target nowhere": (lambda: trace(loaded("llama"), "w20", reference="target"), 'reference "target" is not there'),
+    "generated nowhere": (lambda: trace(loaded("llama"), SAMPLE, reference="generated"), 'reference "generated" is not there'),
+    "one option": (lambda: trace(loaded("llama"), Sample("w20", options=(" w21",))), "text 1 has one answer option"),
+    "uneven options": (
+        lambda: trace(
+            loaded("llama"), [Sample("w20", options=(" w21", " w22")), Sample("w20", options=(" w21", " w22", " w23"))]
+        ),
+        "2 and 3 answer options",
+    ),
+    "foreign target": (
+        lambda: trace(loaded("llama"), Sample("w20", " w33", (" w21", " w22")), limits=Limits(letter=False)),
+        "a target is none of the answer options",
+    ),
+    "memory": (lambda: Limits(memory_mb=0), "memory_mb is 0"),
+    "batch": (lambda: Limits(batch_tokens=-1), "batch_tokens is -1"),
+    "top": (lambda: Limits(top_k=-1), "top_k is -1"),
+    "side": (lambda: Limits(padding_side="top"), '"top" is not a side to pad'),  # type: ignore[arg-type]
+}
+
+
+@pytest.fixture
+def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users run it: what the types forbid has to be refused by us."""
+    from jaxtyping import config
+
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("unchecked_types")
+def test_bad_input_is_refused_in_one_sentence(what: str) -> None:
+    call, message = REFUSED[what]
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        call()
+    assert is_one_sentence(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_context_that_was_not_certified_is_refused_with_the_reason() -> None:
+    with pytest.raises(CertificateError, match=r'context "cached" is not exact on BloomForCausalLM .*; use --context jump'):
+        trace(loaded("bloom"), TEXTS, HyperLens((1,), "cached"))
+
+
+def test_a_target_that_changes_the_prompts_last_token_is_read_from_there_and_said_once() -> None:
+    samples = [Sample("w20 w2", "1 w22"), Sample("w20 w30", " w31"), Sample("w20 w3", "3")]
+    with pytest.warns(HyperLensWarning, match="in 2 of 3 texts the target changes the last token of the prompt") as caught:
+        found = trace(loaded("llama"), samples, LogitLens())
+    assert len(caught) == 1
+    assert found.data["reference_id"].values.tolist() == [21, 22, 31, 33]
+
+
+def broken_model(layer: int | None) -> Model:
+    """A model that is certified, and whose weights overflow only afterwards: in a layer, or in the read-out."""
+    model = load_model(build_family("llama"), build_tokenizer())
+    with torch.no_grad():
+        if layer is None:
+            model.network.lm_head.weight[3] = torch.inf
+        else:
+            model.network.model.layers[layer - 1].mlp.down_proj.weight[0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("lens", [HyperLens((0,)), HyperLens((2,)), HyperLens((0, 2), "cached"), HyperLens()], ids=str)
+@pytest.mark.parametrize(("layer", "words"), [(3, "first after layer 3"), (None, "only in the read-out")])
+def test_nan_logits_are_refused_with_the_layer_that_gives_them(lens: HyperLens, layer: int | None, words: str) -> None:
+    model = broken_model(layer)
+    with pytest.raises(ModelError, match=f"gives NaN or infinite logits .{words}; among texts 1") as caught:
+        trace(model, [TEXTS[0]], lens)
+    assert is_one_sentence(str(caught.value))
+
+
+def test_only_the_texts_that_may_give_nan_are_named() -> None:
+    model = load_model(build_family("llama"), build_tokenizer())
+    with torch.no_grad():
+        model.splice.embedding[7] = torch.nan
+    texts = [TEXTS[0], TEXTS[1], [20, 7]]
+    with pytest.raises(ModelError, match="from the embedding on; among texts 3"):
+        trace(model, texts, LogitLens(), limits=Limits(batch_tokens=1))
+
+
+def test_a_run_whose_own_check_fails_in_the_jump_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "check_jump", lambda *_: 0.25)
+    with pytest.raises(CertificateError, match=r"on the longest text the lens differs .* by 0\.25 .*so that nothing was read"):
+        trace(loaded("llama"), TEXTS, HyperLens((1,)))
+    trace(loaded("llama"), TEXTS, HyperLens((0,)))
+
+
+def test_a_run_whose_own_check_fails_in_the_cached_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = lens.route_cached
+    monkeypatch.setattr(lens, "route_cached", lambda *args: route(*args).roll(1, 0))
+    with pytest.raises(CertificateError, match="on a batch at focal depth 2 the lens differs"):
+        trace(loaded("llama"), TEXTS, HyperLens((0, 2), "cached"))
+
+
+def test_a_window_dropped_after_the_certificate_is_caught_in_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("mistral")
+    monkeypatch.setattr(Splice, "window", lambda splice, layer: None)
+    trace(model, [[20, 21, 22]], HyperLens((2,), "cached"))
+    with pytest.raises(CertificateError):
+        trace(model, TEXTS, HyperLens((2,), "cached"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_where_memory_does_not_suffice_it_is_said_what_to_lower(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Splice, "run", run)
+    with pytest.raises(MemoryLimitError, match="batch_tokens 99 and memory_mb 5; lower them") as caught:
+        trace(loaded("llama"), TEXTS, LogitLens(), limits=Limits(batch_tokens=99, memory_mb=5))
+    assert is_one_sentence(str(caught.value))
+
+
+# The model afterwards.
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_trace_leaves_the_model_as_it_was_and_reads_it_without_dropout(context: Any) -> None:
+    network = build_family("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
+    model = load_model(network)
+    rested = trace(model, TEXTS, HyperLens((0, 2), context), "generated", limits=Limits(max_new_tokens=3))
+    before, logits = {name: tensor.clone() for name, tensor in network.state_dict().items()}, own_logits(model, TEXTS[0])
+    network.train()
+    network.transformer.h[1].eval()
+    flags = [module.training for module in network.modules()]
+    attributes = [sorted(vars(module)) for module in network.modules()]
+    same(trace(model, TEXTS, HyperLens((0, 2), context), "generated", limits=Limits(max_new_tokens=3)), rested, 0.0)
+    assert [module.training for module in network.modules()] == flags
+    assert [sorted(vars(module)) for module in network.modules()] == attributes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    network.eval()
+    assert torch.equal(own_logits(model, TEXTS[0]), logits)
+
+
+def test_a_trace_that_fails_leaves_the_model_as_it_was() -> None:
+    network = build_family("gpt2").train()
+    model = load_model(network)
+
+    def fail(*_: Any) -> None:
+        raise ArithmeticError("deliberate")
+
+    handle = network.transformer.h[4].register_forward_pre_hook(fail)
+    with pytest.raises(ArithmeticError, match="deliberate"):
+        trace(model, TEXTS, HyperLens((1,)))
+    handle.remove()
+    assert all(module.training and "forward" not in vars(module) for module in network.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_the_manifest_says_what_was_read() -> None:
+    model = loaded("mistral")
+    manifest = trace(model, TEXTS, HyperLens((2, 0, 2), "cached"), readings=("rank",)).manifest
+    assert manifest["lens"] == {"name": "hyper", "focal_depths": [0, 2], "context": "cached", "auto": None}
+    assert manifest["model"]["fingerprint"] == model.fingerprint
+    assert manifest["model"]["certificate"]["contexts"] == ("jump", "cached")
+    assert manifest["readings"] == ["probability", "rank"]
+
+
+# Trained models.
+
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the"
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("name", ["stories", "bitllama"])
+def test_a_trained_model_is_read_as_it_speaks(name: str, context: Any, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    model = load_model(folder, dtype="float32")
+    depths = (0, 1)
+    found = trace(model, STORY, HyperLens(depths, context), "all")
+    ids = model.tokenizer(STORY)["input_ids"]  # type: ignore[misc]
+    p = own_logits(model, ids).softmax(-1)
+    assert len(found.data["token"]) == len(ids) > 15
+    assert found.data["output_id"].values.tolist() == p.argmax(-1).tolist()
+    for m in depths:
+        np.testing.assert_allclose(found.confidence(m)[:, -1], p.max(-1).values, atol=1e-5)
+    effort = measure_effort(found)["effort"].values
+    assert np.isfinite(effort).all() and (effort >= 0).all() and (effort <= 1).all()
+    assert effort.mean() > 0.05
+
+
+def test_a_trained_model_needs_less_effort_with_the_deeper_state_and_is_sure_of_its_own_words(stories: Path) -> None:
+    model = load_model(stories, dtype="float32")
+    found = trace(model, STORY, HyperLens((0, 2)), "generated", limits=Limits(max_new_tokens=8))
+    assert found.data["output_id"].values.tolist() == found.data["reference_id"].values.tolist()
+    confidence = found.confidence(2)
+    assert confidence[:, -1].mean() > confidence[:, 0].mean() + 0.2
