@@ -31,10 +31,12 @@ TARGETS = {"logit": 1.1, "cached_sweep": 1.5, "jump at 4 / floor": 1.15, "memory
 def main() -> None:
     """Measure all of it, or one peak where this script has called itself in a fresh process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of the interleaved timings; jump takes two fewer")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of the interleaved timings; jump has two fewer")
     parser.add_argument("--skip", choices=("time", "memory"), help="leave one half out; its numbers are null")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is steadier where others compute too")
     parser.add_argument("--peak", nargs=2, metavar=("CONTEXT", "POSITIONS"), help=argparse.SUPPRESS)
     choices = parser.parse_args()
+    torch.set_num_threads(choices.threads)
     if choices.peak:
         print(json.dumps(weigh_here(*choices.peak)))
         return
@@ -113,6 +115,7 @@ def time_readings(repeats: int) -> dict[str, list[dict[str, float]]]:
             after = seconds(plain)
             unit = (before + after) / 2
             timings[name].append({"ratio": round(reading / unit, 4), "seconds": round(reading, 3), "plain": round(unit, 3)})
+            tell(f"{name}: {timings[name][-1]}")
             before = after
     return timings
 
@@ -135,6 +138,11 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def tell(line: str) -> None:
+    """How far it is, on the error stream; the output holds the JSON alone."""
+    print(line, file=sys.stderr)
+
+
 def weigh_readings() -> dict[str, dict[str, float]]:
     """Peaks of the plain pass and of the readings, each in a fresh process."""
     cases = [("forward", "last"), *((context, positions) for context in ("jump", "cached") for positions in ("last", "all"))]
@@ -143,8 +151,10 @@ def weigh_readings() -> dict[str, dict[str, float]]:
 
 def weigh_apart(context: str, positions: str) -> dict[str, float]:
     """What `weigh_here` gives in a process of its own."""
-    command = [sys.executable, __file__, "--peak", context, positions]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak", context, positions]
+    peak = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    tell(f"{context} {positions}: {peak}")
+    return peak
 
 
 def weigh_here(context: str, positions: str) -> dict[str, float]:

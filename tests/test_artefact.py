@@ -46,7 +46,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
 @pytest.mark.parametrize("taken", ["file", "file/below"])
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path, taken):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtefactError, match="is a file|not a writable folder"):
+    with pytest.raises(ArtefactError, match=r"is a file|not a writable folder"):
         check_place(tmp_path / taken)
 
 

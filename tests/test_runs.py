@@ -85,7 +85,7 @@ def test_own_samples_need_answers_and_may_have_no_level(tmp_path):
     own = (hl.Sample("Ada's friend is", " Ben", task="mine"), hl.Sample("Ben's boss is", " Ada", task="mine"))
     run = hl.run_study(model, hl.Study(samples=own, focal_depths=(0,)), tmp_path / "own")
     assert [(group["task"], group["level"], group["n"]) for group in run.groups] == [("mine", None, 2)] and run.trends == []
-    with pytest.raises(InputError, match="sample 2 .* has no target"):
+    with pytest.raises(InputError, match=r"sample 2 .* has no target"):
         hl.run_study(model, hl.Study(samples=(own[0], hl.Sample("Hm"))), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -131,10 +131,10 @@ def trace(
         from hyperlens.tracing import Limits
         from hyperlens.tracing import trace as read
 
-        lens = HyperLens(depths, context)  # pyright: ignore[reportArgumentType] (checked inside)
+        lens = HyperLens(depths, context)
         limits = Limits(memory_mb, batch_tokens, max_new_tokens=max_new_tokens, top_k=top_k, letter=letter)
         loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
-    trajectory = read(loaded, samples, lens, positions, readings=_split(reading), limits=limits)  # pyright: ignore
+    trajectory = read(loaded, samples, lens, positions, readings=_split(reading), limits=limits)
     if out is not None:
         trajectory.save(out)
     if json:
@@ -174,7 +174,7 @@ def study(
     check_place(out)
     samples = tuple(read_samples(file)) if file is not None else ()
     depths, readings = _parse_depths(focal_depth), _split(reading)
-    plan = Study(tuple(task or GRADED), samples, limit, seed, depths, context, readings)  # pyright: ignore
+    plan = Study(tuple(task or GRADED), samples, limit, seed, depths, context, readings)
     with _working("loading and proving the model"):
         loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
     run = run_study(loaded, plan, out, batch_tokens)
@@ -207,7 +207,7 @@ def _load(model: str, dtype: str, device: str | None, device_map: str | None, re
     return load_model(model, None, dtype, device, device_map, revision, remote)
 
 
-def _parse_depths(given: str) -> tuple[int, ...] | Literal["auto"]:
+def _parse_depths(given: str) -> tuple[int, ...] | str:
     if given.strip() == "auto":
         return "auto"
     try:
@@ -233,7 +233,7 @@ def _gather_samples(
         raise InputError(f"the limit is {limit} texts; give a number from 1 up")
     changes: dict[str, Any] = {} if target is None else {"target": target}
     if options is not None:
-        changes["options"] = _split(options)
+        changes["options"] = tuple(f" {option}" for option in _split(options))
     return [dataclasses.replace(sample, **changes) for sample in samples[:limit]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from hyperlens.errors import HyperLensWarning, InputError
 from hyperlens.tasks.sample import Sample
@@ -13,9 +13,8 @@ from hyperlens.tasks.sample import Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Positions = Literal["last", "answer", "all", "generated"]
-POSITIONS: tuple[Positions, ...] = ("last", "answer", "all", "generated")
-Reference = Literal["output", "target", "generated"]
+POSITIONS = ("last", "answer", "all", "generated")
+REFERENCES = ("output", "target", "generated")
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,9 @@ class Encoded:
 def encode_samples(
     samples: Iterable[str | Sample | Sequence[int]],
     tokenizer: PreTrainedTokenizerBase | None,
-    positions: Positions,
+    positions: str,
     context: int | None,
+    vocabulary: int,
 ) -> list[Encoded]:
     """Each sample as token ids, with the places that are read: `last`, of the prompt; `answer`, those that predict the target;
     `all`, of prompt and target; `generated`, the prompt's last token, until a generation extends it.
@@ -54,6 +54,8 @@ def encode_samples(
     encoded = []
     for number, sample in enumerate(samples, 1):
         one = _encode(sample, tokenizer, positions, f"text {number}")
+        if not all(0 <= token < vocabulary for token in one.ids):
+            raise InputError(f"text {number} has token ids outside 0 … {vocabulary - 1}, which this model does not know")
         encoded.append(check_length(one, context, f"text {number}"))
     if not encoded:
         raise InputError("there is no text to read; give at least one")
@@ -92,7 +94,7 @@ def letter_options(sample: Sample) -> Sample:
 
 
 def _encode(
-    given: str | Sample | Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str
+    given: str | Sample | Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str
 ) -> Encoded:
     if not isinstance(given, str | Sample):
         return _encode_ids(given, tokenizer, positions, name)
@@ -118,7 +120,9 @@ def _encode(
     return Encoded(sample, ids, _places(positions, len(ids), first), options, merged=first < len(prompt))
 
 
-def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: Positions, name: str) -> Encoded:
+def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str) -> Encoded:
+    if not isinstance(given, Sequence) and not hasattr(given, "tolist"):
+        raise InputError(f"{name} is {type(given).__name__}; expected a text, a Sample, or a list of token ids")
     ids = tuple(int(token) for token in given)
     if not ids:
         raise InputError(f"{name} has no token ids; give at least one")
@@ -128,7 +132,7 @@ def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None,
     return Encoded(Sample(text), ids, _places(positions, len(ids), len(ids)))
 
 
-def _places(positions: Positions, length: int, first: int) -> tuple[int, ...]:
+def _places(positions: str, length: int, first: int) -> tuple[int, ...]:
     """The positions to read in a text of `length` tokens whose answer begins at token `first`."""
     match positions:
         case "answer":
@@ -140,7 +144,10 @@ def _places(positions: Positions, length: int, first: int) -> tuple[int, ...]:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text)["input_ids"])
+    """The text's tokens; an end token that the tokenizer puts behind every text is left away, since the text goes on."""
+    ids = tuple(tokenizer(text)["input_ids"])
+    ended = ids[-1:] == (tokenizer.eos_token_id,) and not text.endswith(str(tokenizer.eos_token))
+    return ids[:-1] if ended else ids
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -159,7 +166,12 @@ def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: t
     for option in sample.options:
         ids = _tokenize(tokenizer, sample.prompt + option)
         shared = _shared(prompt, ids)
-        if shared >= len(ids):
+        if shared < len(prompt):
+            raise InputError(
+                f'the option "{option}" of {name} changes the last token of the prompt; begin it with a space, or let the '
+                "options be lettered"
+            )
+        if shared == len(ids):
             raise InputError(f'the option "{option}" of {name} tokenises to nothing; give one that adds at least one token')
         firsts.append(ids[shared])
     if colliding := len(firsts) - len(set(firsts)):

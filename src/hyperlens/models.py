@@ -130,6 +130,8 @@ def _locate(source: str | os.PathLike[str]) -> tuple[str, str]:
     name = os.fspath(source)
     if name == REFERENCE and not Path(name).is_dir():
         return name, str(REFERENCE_FOLDER)
+    if not name.strip():
+        raise ModelError(f"the model's name is empty; give a folder, a name on the hub, or {REFERENCE}")
     folder = Path(name).expanduser()
     if folder.is_file():
         raise ModelError(f"{name} is a file; expected the folder of a model, or its name on the hub")
@@ -196,7 +198,13 @@ def _load_network(name: str, place: str, config: Any, choices: dict[str, Any], o
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                place, config=config, use_safetensors=True, output_loading_info=True, **choices, **options
+                place,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **choices,
+                **options,
             )
     except SafetensorError as error:
         raise ModelError(f"the safetensors of {name} are damaged ({error}); copy or download them again") from None
@@ -226,7 +234,7 @@ def _load_tokenizer(name: str, place: str, options: dict[str, Any]) -> PreTraine
 
 def _explain(name: str, place: str, error: Exception) -> str:
     """One sentence for what transformers raised."""
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+    reason = re.split(r"[.!?]?\s*\n|[.!?]\s+(?=[A-Z])", str(error).strip() or type(error).__name__)[0].rstrip(".")
     if Path(place).is_dir():
         return f"{name} cannot be loaded ({reason}); expected a complete folder that save_pretrained wrote"
     if "safetensors" in reason:
@@ -274,5 +282,6 @@ def _named_tensors(network: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 def _stable_config(network: PreTrainedModel) -> dict[str, Any]:
     """The configuration, less what depends on where and with what it was loaded."""
     passing = {"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+    passing |= {"architectures"}  # written when the model is first saved
     config = network.config.to_dict()
     return {key: value for key, value in config.items() if key not in passing and not key.startswith("_attn")}

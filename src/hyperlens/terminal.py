@@ -126,9 +126,9 @@ def _cell(value: Any) -> Text:
     return value if isinstance(value, Text) else Text(str(value))
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | np.floating | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _whole(value: float | None) -> str:
+def _whole(value: int | float | np.floating | None) -> str:
     return "-" if value is None or np.isnan(value) else str(int(value))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hyperlens.certificate import CONTEXTS, Context
+from hyperlens.certificate import CONTEXTS
 from hyperlens.errors import InputError
 from hyperlens.routing import route_cached, route_jump
 from hyperlens.splice import Inputs, Memory, Probes, Splice
@@ -24,8 +23,8 @@ class Lens:
     keys and values that the model itself computed for the positions before it.
     """
 
-    focal_depths: tuple[int, ...] | Literal["auto"] = "auto"
-    context: Context = "jump"
+    focal_depths: tuple[int, ...] | str = "auto"
+    context: str = "jump"
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
@@ -50,7 +49,7 @@ class Lens:
 
     def check_depths(self, layers: int) -> tuple[int, ...]:
         """The focal depths, if a model of so many layers has them. Raises InputError."""
-        if self.focal_depths == "auto":
+        if isinstance(self.focal_depths, str):
             raise InputError("the focal depth is still to be chosen; resolve it first")
         if self.focal_depths[-1] > layers:
             raise InputError(f"focal depth {self.focal_depths[-1]} is above this model's {layers} layers; give 0 to {layers}")

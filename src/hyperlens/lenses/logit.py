@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from hyperlens.certificate import Context
 from hyperlens.lenses.lens import Lens
 
 
@@ -13,8 +11,8 @@ from hyperlens.lenses.lens import Lens
 class LogitLens(Lens):
     """Reads every state as if it left the last layer."""
 
-    focal_depths: tuple[int, ...] | Literal["auto"] = field(default=(0,), init=False)
-    context: Context = field(default="jump", init=False)
+    focal_depths: tuple[int, ...] | str = field(default=(0,), init=False)
+    context: str = field(default="jump", init=False)
 
     @property
     def name(self) -> str:

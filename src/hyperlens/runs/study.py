@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,8 @@ class Study:
     samples: tuple[Sample, ...] = ()
     limit: int = 50
     seed: int = 0
-    focal_depths: tuple[int, ...] | Literal["auto"] = "auto"
-    context: Literal["jump", "cached"] = "jump"
+    focal_depths: tuple[int, ...] | str = "auto"
+    context: str = "jump"
     readings: tuple[str, ...] = ("probability",)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hyperlens.certificate import check_jump, error_bound, pad_texts, relative_error
-from hyperlens.encoding import Encoded, Reference
+from hyperlens.encoding import Encoded
 from hyperlens.errors import CertificateError, InputError, ModelError
 from hyperlens.lenses import Lens
 from hyperlens.lenses.lens import route_batch
@@ -35,7 +35,7 @@ class Job:
     lens: Lens
     depths: tuple[int, ...]
     names: tuple[str, ...]
-    reference: Reference
+    reference: str
     limits: Limits
 
     @property
@@ -71,13 +71,14 @@ class Table:
     output_ids: np.ndarray
     output_probability: np.ndarray
     reference_ids: np.ndarray
+    best_ids: np.ndarray
     error: float
 
 
 def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
     """All texts, longest first, so that what does not fit shows at once; rows come back in the order of the texts."""
     order = sorted(range(len(encoded)), key=lambda number: -len(fed_tokens(encoded[number])))
-    error = _prove_longest(job, encoded[order[0]])
+    error = _prove_longest(job, encoded[order[0]], order[0])
     tables = []
     with _progress(job, len(encoded)) as advance:
         for numbers in _batches(job, encoded, order):
@@ -113,12 +114,15 @@ def _prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
     return inputs, Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
 
 
-def _prove_longest(job: Job, text: Encoded) -> float:
+def _prove_longest(job: Job, text: Encoded, number: int) -> float:
     """In the `jump` context: that the routed path gives the model's own output on the longest text."""
     if not max(job.depths) or job.lens.context != "jump":
         return 0.0
     inputs, probes = _prepare_batch(job, [replace(text, positions=text.positions[-1:])])
-    return _check_error(job, check_jump(job.model.splice, inputs, probes, job.depths), "the longest text")
+    error = check_jump(job.model.splice, inputs, probes, job.depths)
+    if not error <= error_bound(job.model.splice.dtype) and not torch.isfinite(job.model.splice.run(inputs).logits).all():
+        _refuse_infinite(job, inputs, [number])
+    return _check_error(job, error, "the longest text")
 
 
 def _check_error(job: Job, error: float, where: str) -> float:
@@ -153,21 +157,22 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     owners = [number for number, text in zip(numbers, texts, strict=True) for _ in text.positions]
     places = [place for text in texts for place in text.positions]
     arrays = {name: values.cpu().numpy() for name, values in kept.items()}
-    output, certainty, reference = (
-        values.cpu().numpy() for values in (owned.output, owned.output_probability, owned.reference_ids)
-    )
-    return Table(np.array(owners), np.array(places), arrays, output, certainty, reference, error)
+    labels = (owned.output, owned.output_probability, owned.reference_ids, owned.best_ids)
+    output, certainty, reference, best = (values.cpu().numpy() for values in labels)
+    return Table(np.array(owners), np.array(places), arrays, output, certainty, reference, best, error)
 
 
 @dataclass
 class _Own:
-    """The model's own reading at each probe: its top token, the reference, and what each state is compared with."""
+    """The model's own reading at each probe: its top token, the reference, what each state is compared with, and `best_ids`,
+    its top token among the answer options (of all tokens where there are none)."""
 
     readings: dict[str, Tensor]
     output: Int[Tensor, "probe"]
     output_probability: Float[Tensor, "probe"]
     reference: Int[Tensor, "probe"]
     reference_ids: Int[Tensor, "probe"]
+    best_ids: Int[Tensor, "probe"]
     options: Int[Tensor, "probe option"]
 
 
@@ -184,12 +189,14 @@ def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs:
         if among is not None:
             logits = logits.gather(-1, among)
         reference = _reference(job, logits, following[chosen], among)
-        readings = _read_rows(job, logits, reference, logits)
+        readings = _read_rows(job, logits, reference, logits, among)
+        best = logits.argmax(-1)
         ids = reference if among is None else among.gather(-1, reference[:, None]).squeeze(-1)
-        parts.append((readings, output, top, reference, ids))
+        best = best if among is None else among.gather(-1, best[:, None]).squeeze(-1)
+        parts.append((readings, output, top, reference, ids, best))
     readings = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
-    output, certainty, reference, ids = (torch.cat([part[number] for part in parts]) for number in range(1, 5))
-    return _Own(readings, output, certainty, reference, ids, options)
+    output, certainty, reference, ids, best = (torch.cat([part[number] for part in parts]) for number in range(1, 6))
+    return _Own(readings, output, certainty, reference, ids, best, options)
 
 
 def _reference(job: Job, logits: Tensor, following: Tensor, among: Tensor | None) -> Tensor:
@@ -204,11 +211,12 @@ def _reference(job: Job, logits: Tensor, following: Tensor, among: Tensor | None
     return hits.long().argmax(-1)
 
 
-def _read_rows(job: Job, logits: Tensor, reference: Tensor, output: Tensor | None) -> dict[str, Tensor]:
-    """The readings of rows of logits, and their top tokens where those were asked for."""
+def _read_rows(job: Job, logits: Tensor, reference: Tensor, output: Tensor | None, among: Tensor | None) -> dict[str, Tensor]:
+    """The readings of rows of logits (of the options `among` which they are), and their top tokens if those were asked for."""
     readings = read_logits(logits, reference, job.names, output)
     if job.limits.top_k:
         values, tokens = logits.float().log_softmax(-1).topk(min(job.limits.top_k, logits.shape[-1]), -1)
+        tokens = tokens if among is None else among.expand(*logits.shape[:-1], -1).gather(-1, tokens)
         readings |= {"top_ids": tokens.int(), "top_probabilities": values.exp()}
     return readings
 
@@ -236,7 +244,8 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
             among = owned.options[chosen] if owned.options.numel() else None
             wanted = logits if among is None else logits.gather(-1, among.expand(len(logits), -1, -1))
             compared = output if among is None or output is None else output.gather(-1, among)
-            for name, values in _read_rows(job, wanted, owned.reference[chosen].expand(len(logits), -1), compared).items():
+            reference = owned.reference[chosen].expand(len(logits), -1)
+            for name, values in _read_rows(job, wanted, reference, compared, among).items():
                 columns.setdefault(name, []).append(values)
         for name, values in columns.items():
             kept.setdefault(name, []).append(torch.cat(values))
@@ -271,6 +280,7 @@ def _join(tables: Sequence[Table], error: float) -> Table:
         gathered(lambda table: table.output_ids),
         gathered(lambda table: table.output_probability),
         gathered(lambda table: table.reference_ids),
+        gathered(lambda table: table.best_ids),
         max(error, *(table.error for table in tables)),
     )
 

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from hyperlens import effort
-from hyperlens.encoding import Encoded, Positions
+from hyperlens.encoding import Encoded
 from hyperlens.models import Model
 from hyperlens.tracing.batches import Job, Table
 from hyperlens.trajectory import Trajectory
@@ -27,9 +27,7 @@ DEFINITIONS = {
 }
 
 
-def label_table(
-    job: Job, encoded: Sequence[Encoded], table: Table, positions: Positions, sweep: dict[str, Any] | None
-) -> Trajectory:
+def label_table(job: Job, encoded: Sequence[Encoded], table: Table, positions: str, sweep: dict[str, Any] | None) -> Trajectory:
     """The table with its labels, as a Trajectory."""
     spell = make_speller(job.model)
     here = np.array([encoded[owner].ids[place] for owner, place in zip(table.owners, table.positions, strict=True)])
@@ -58,15 +56,13 @@ def _spell_option(text: Encoded, token: int) -> str:
 
 
 def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:
-    """One row per text; `correct` says whether every answer token was the model's own top token (None without a target)."""
+    """One row per text; `correct`: every answer token was the model's own top token, or best option (None without a target)."""
     rows = []
     for number, text in enumerate(encoded):
         mine = table.owners == number
         following = np.array(text.following())
         asked = text.sample.target is not None and (following >= 0).all()
-        right = bool((table.output_ids[mine] == following).all()) if asked else None
-        if text.option_ids and asked:
-            right = bool((table.reference_ids[mine] == following).all())
+        right = bool((table.best_ids[mine] == following).all()) if asked else None
         sample = text.sample
         rows.append(
             {
@@ -86,7 +82,7 @@ def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:
 
 
 def _write_manifest(
-    job: Job, encoded: Sequence[Encoded], table: Table, positions: Positions, sweep: dict[str, Any] | None
+    job: Job, encoded: Sequence[Encoded], table: Table, positions: str, sweep: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The manifest: everything that decides what was read."""
     model, splice, options = job.model, job.model.splice, len(encoded[0].option_ids)

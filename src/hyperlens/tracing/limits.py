@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -25,7 +24,7 @@ class Limits:
 
     memory_mb: int = 256
     batch_tokens: int = 4096
-    padding_side: Literal["right", "left"] = "right"
+    padding_side: str = "right"
     max_new_tokens: int = 32
     top_k: int = 0
     letter: bool = True

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from hyperlens import effort
-from hyperlens.encoding import Encoded, Positions, Reference, check_length, encode_samples, letter_options
+from hyperlens.encoding import REFERENCES, Encoded, check_length, encode_samples, letter_options
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
 from hyperlens.models import Model
@@ -30,8 +30,8 @@ def trace(
     model: Model,
     samples: str | Sample | Iterable[str | Sample | Sequence[int]],
     lens: Lens | None = None,
-    positions: Positions | None = None,
-    reference: Reference | None = None,
+    positions: str | None = None,
+    reference: str | None = None,
     readings: Sequence[str] = ("probability",),
     limits: Limits | None = None,
 ) -> Trajectory:
@@ -53,8 +53,8 @@ def trace(
     model.certificate.require(lens.context)
     if isinstance(lens.focal_depths, tuple):
         lens.check_depths(model.layers)
-    encoded = encode_samples(listed, model.tokenizer, positions, context_length(model))
-    with at_rest(model.network), explain_memory(limits):
+    encoded = encode_samples(listed, model.tokenizer, positions, context_length(model), len(model.splice.embedding))
+    with model.splice.lock, at_rest(model.network), explain_memory(limits):
         if positions == "generated":
             encoded = generate_answers(model, encoded, limits)
         reference = _check_reference(reference, positions)
@@ -68,7 +68,8 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
     """`lens` with its focal depth chosen where it is "auto", and the sweep that chose it.
 
     Candidates 0, 1, 2, 4, 8 … up to layers − 4; the largest mean resolution over 64 positions of the texts wins and is read
-    beside the logit lens. Positions whose trajectory is flat are skipped and counted.
+    beside the logit lens. Where the logit lens itself wins, the best deeper focus is read beside it, so that there is
+    something to compare. Positions whose trajectory is flat are skipped and counted.
     """
     if lens.focal_depths != "auto":
         return lens, None
@@ -81,8 +82,10 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
         resolution = effort.measure_resolution(confidence[:, number, : model.layers - depth + 1].astype(np.float64))
         known = resolution[~np.isnan(resolution)]
         sweep[depth] = {"resolution": float(known.mean()) if len(known) else None, "flat": len(resolution) - len(known)}
-    best = max(candidates, key=lambda depth: (sweep[depth]["resolution"] or 0.0, -depth))
-    return replace(lens, focal_depths=(0, best)), {"chosen": best, "positions": len(confidence), "candidates": sweep}
+    ranked = sorted(candidates, key=lambda depth: (-(sweep[depth]["resolution"] or 0.0), depth))
+    beside = {0, ranked[0]} if ranked[0] else set(ranked[:2])
+    chosen = {"chosen": ranked[0], "positions": len(confidence), "candidates": sweep}
+    return replace(lens, focal_depths=tuple(sorted(beside))), chosen
 
 
 def context_length(model: Model) -> int | None:
@@ -126,17 +129,17 @@ def _letter_one(sample: Any, limits: Limits) -> Any:
     return letter_options(sample) if limits.letter and isinstance(sample, Sample) and sample.options else sample
 
 
-def _default_positions(samples: Sequence[Any]) -> Positions:
+def _default_positions(samples: Sequence[Any]) -> str:
     targeted = samples and all(isinstance(sample, Sample) and sample.target is not None for sample in samples)
     return "answer" if targeted else "last"
 
 
-def _check_reference(reference: Reference | None, positions: Positions) -> Reference:
+def _check_reference(reference: str | None, positions: str) -> str:
     """The reference that goes with the positions, or the one asked for if they have it."""
-    usual: dict[str, Reference] = {"answer": "target", "generated": "generated"}
+    usual = {"answer": "target", "generated": "generated"}
     chosen = reference or usual.get(positions, "output")
-    if chosen not in ("output", "target", "generated"):
-        raise InputError(f'"{chosen}" is not a reference; choose from output, target, generated')
+    if chosen not in REFERENCES:
+        raise InputError(f'"{chosen}" is not a reference; choose from {", ".join(REFERENCES)}')
     if (chosen, positions) in {("target", other) for other in ("last", "all", "generated")} or (
         chosen == "generated" and positions != "generated"
     ):

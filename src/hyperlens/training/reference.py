@@ -39,7 +39,7 @@ class Recipe:
     inner: int = 256
     rows: int = 64
     length: int = 64
-    steps: int = 3000
+    steps: int = 1500
     warmup: int = 200
     decay_share: float = 0.25
     matrix_rate: float = 0.003
