@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 import warnings
 from contextlib import nullcontext
@@ -50,6 +51,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:
+        if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error)):
+            sys.exit(_refuse("memory did not suffice; lower --batch-tokens, or load the model with --dtype bfloat16"))
         # Typer's own errors (an unknown option, a missing argument) carry a message for the user; all others are bugs.
         message = getattr(error, "format_message", None)
         if message is None:

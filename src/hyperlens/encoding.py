@@ -117,7 +117,10 @@ def _encode(
         raise InputError(f"the target of {name} is empty or tokenises to nothing; give one that adds at least one token")
     if first == 0:
         raise InputError(f"the target of {name} changes its first token, which nothing predicts; begin the text with more")
-    return Encoded(sample, ids, _places(positions, len(ids), first), options, merged=first < len(prompt))
+    places = _places(positions, len(ids), first)
+    if options and positions == "answer":
+        places = places[:1]  # options are told apart by their first token
+    return Encoded(sample, ids, places, options, merged=first < len(prompt))
 
 
 def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str) -> Encoded:

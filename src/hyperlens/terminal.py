@@ -51,9 +51,10 @@ def show_trajectory(console: Console, trajectory: Trajectory) -> None:
     measured = measure_effort(trajectory)
     confidence = trajectory.to_numpy("probability")
     data = trajectory.data
-    for number, row in trajectory.samples.iterrows():
-        mine = np.flatnonzero(data["sample"].values == number)
-        table = Table(title=make_safe(row["text"], 100), title_justify="left")
+    bounds = np.searchsorted(data["sample"].values, np.arange(len(trajectory.samples) + 1))
+    for number, text in enumerate(trajectory.samples["text"]):
+        mine = range(bounds[number], bounds[number + 1])
+        table = Table(title=make_safe(text, 100), title_justify="left")
         for name in ("position", "token", "y", "p(y)"):
             table.add_column(name, justify="right" if name in ("position", "p(y)") else "left")
         for depth in trajectory.focal_depths:

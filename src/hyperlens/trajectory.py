@@ -126,26 +126,23 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
 
     `tokens` counts those that were read, `left_out` those whose effort is NaN and that are left out. A sum grows with length.
     """
-    measured = measure_effort(trajectory)["effort"]
-    owners = trajectory.data["sample"].values
-    samples = np.arange(len(trajectory.samples))
-    mine = owners[None, :, None] == samples[:, None, None]
-    known = mine & ~np.isnan(measured.values)[None]
-    count = known.sum(1)
-    total = np.where(known, measured.values[None], 0.0).sum(1)
-    none = count == 0
-    mean = np.where(none, np.nan, total / np.maximum(count, 1))
-    largest = np.where(none, np.nan, np.where(known, measured.values[None], -np.inf).max(1, initial=-np.inf))
-    dims = ("sample", "focal_depth")
+    measured = measure_effort(trajectory)["effort"].values
+    owners, samples = trajectory.data["sample"].values, len(trajectory.samples)
+    known = ~np.isnan(measured)
+    tokens = np.bincount(owners, minlength=samples)
+    count, total, largest = (np.full((samples, measured.shape[1]), start) for start in (0, 0.0, -np.inf))
+    np.add.at(count, owners, known)
+    np.add.at(total, owners, np.where(known, measured, 0.0))
+    np.maximum.at(largest, owners, np.where(known, measured, -np.inf))
     variables = {
-        "mean": mean,
-        "sum": np.where(none, np.nan, total),
-        "maximum": largest,
-        "left_out": mine.sum(1) - count,
+        "mean": np.where(count > 0, total / np.maximum(count, 1), np.nan),
+        "sum": np.where(count > 0, total, np.nan),
+        "maximum": np.where(count > 0, largest, np.nan),
+        "left_out": tokens[:, None] - count,
     }
     return xr.Dataset(
-        {name: (dims, values) for name, values in variables.items()} | {"tokens": (("sample",), mine[:, :, 0].sum(1))},
-        coords={"sample": samples, "focal_depth": list(trajectory.focal_depths)},
+        {name: (("sample", "focal_depth"), values) for name, values in variables.items()} | {"tokens": (("sample",), tokens)},
+        coords={"sample": np.arange(samples), "focal_depth": list(trajectory.focal_depths)},
     )
 
 
@@ -158,28 +155,27 @@ def describe_trajectory(trajectory: Trajectory, reading: str = "probability") ->
     depths = [str(depth) for depth in trajectory.focal_depths]
     top = trajectory.data["top_ids"].values if "top_ids" in trajectory.data else None
     spelled = trajectory.manifest.get("top_tokens", {})
-    samples = []
-    for number, text in enumerate(trajectory.samples["text"]):
-        tokens = []
-        for row in np.flatnonzero(trajectory.data["sample"].values == number):
-            labels = {name: trajectory.data[name].values[row] for name in ("token_text", "output_text", "reference_text")}
-            token: dict[str, Any] = {
-                "position": int(trajectory.data["position"].values[row]),
-                "token": labels["token_text"],
-                "output": labels["output_text"],
-                "output_probability": float(trajectory.data["output_probability"].values[row]),
-                "reference": labels["reference_text"],
-                "trajectory": {depth: values[row, place].tolist() for place, depth in enumerate(depths)},
-                "effort": dict(zip(depths, measured["effort"].values[row].tolist(), strict=True)),
-                "commit": {depth: _whole(value) for depth, value in zip(depths, measured["commit"].values[row], strict=True)},
-            }
-            if top is not None:
-                token["top"] = {
-                    depth: [[spelled[str(one)] for one in state] for state in top[row, place].tolist()]
-                    for place, depth in enumerate(depths)
-                }
-            tokens.append(token)
-        samples.append({"text": text, "tokens": tokens})
+    labels = {
+        key: trajectory.data[name].values.tolist()
+        for key, name in {
+            "position": "position",
+            "token": "token_text",
+            "output": "output_text",
+            "output_probability": "output_probability",
+            "reference": "reference_text",
+        }.items()
+    }
+    efforts, commits = measured["effort"].values.tolist(), measured["commit"].values.tolist()
+    samples: list[dict[str, Any]] = [{"text": text, "tokens": []} for text in trajectory.samples["text"]]
+    for row, owner in enumerate(trajectory.data["sample"].values.tolist()):
+        token: dict[str, Any] = {key: column[row] for key, column in labels.items()}
+        token["trajectory"] = dict(zip(depths, values[row].tolist(), strict=True))
+        token["effort"] = dict(zip(depths, efforts[row], strict=True))
+        token["commit"] = {depth: _whole(state) for depth, state in zip(depths, commits[row], strict=True)}
+        if top is not None:
+            states = [[[spelled[str(one)] for one in state] for state in depth] for depth in top[row].tolist()]
+            token["top"] = dict(zip(depths, states, strict=True))
+        samples[owner]["tokens"].append(token)
     return {"manifest": dict(trajectory.manifest), "samples": samples}
 
 

@@ -58,8 +58,9 @@ def _spell_option(text: Encoded, token: int) -> str:
 def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:
     """One row per text; `correct`: every answer token was the model's own top token, or best option (None without a target)."""
     rows = []
+    bounds = np.searchsorted(table.owners, np.arange(len(encoded) + 1))
     for number, text in enumerate(encoded):
-        mine = table.owners == number
+        mine = slice(bounds[number], bounds[number + 1])
         following = np.array(text.following())
         asked = text.sample.target is not None and (following >= 0).all()
         right = bool((table.best_ids[mine] == following).all()) if asked else None
