@@ -26,7 +26,7 @@ def route_jump(
     """Pass each of the stacked `states` through the layers after `start`, all positions together, in one call."""
     count, rows = states.shape[:2]
     stacked = probes.repeat(count, rows)
-    done = splice.run(inputs.repeat(count), states.flatten(0, 1), start, record=[splice.depth], probes=stacked)
+    done = splice.run(inputs.repeat(count), states.flatten(0, 1), start, record=[splice.depth], probes=stacked, read=False)
     return done.states[splice.depth].unflatten(0, (count, -1))
 
 
@@ -53,7 +53,7 @@ def route_cached(
         places[rows, slots] = probes.positions[chosen]
         places = places.repeat(1, len(states))
         call, memory = _query_call(splice, inputs, places, start, cache)
-        done = splice.run(call, queries.flatten(1, 2), start, record=[splice.depth], memory=memory)
+        done = splice.run(call, queries.flatten(1, 2), start, record=[splice.depth], memory=memory, read=False)
         routed[:, chosen] = done.states[splice.depth].unflatten(1, (len(states), -1))[rows, :, slots].transpose(0, 1)
     return routed
 

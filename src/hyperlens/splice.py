@@ -41,6 +41,11 @@ class Inputs:
     mask: Int[Tensor, "row token"] | Float[Tensor, "row 1 token key"] | None = None
     positions: Int[Tensor, "row token"] | None = None
 
+    def pick(self, rows: slice) -> Inputs:
+        """Some rows of the batch."""
+        mask, positions = (None if part is None else part[rows] for part in (self.mask, self.positions))
+        return Inputs(self.ids[rows], mask, positions)
+
     def repeat(self, times: int) -> Inputs:
         """The whole batch `times` over: rows 0 … n−1, then again rows 0 … n−1."""
         mask = None if self.mask is None else self.mask.repeat(times, *[1] * (self.mask.ndim - 1))
@@ -168,11 +173,13 @@ class Splice:
         record: Collection[int] = (),
         probes: Probes | None = None,
         memory: Memory | None = None,
+        read: bool = True,
     ) -> Pass:
         """Call the model once; with `states`, let them enter at state `start` and run only layers `start` + 1 … `stop`.
 
         `record` names the states to give back, at the `probes` or whole. Logits are those of the last column; they mean
-        something only where `stop` is the depth. Raises ModelError where a state was asked for that never passed.
+        something only where `stop` is the depth; without `read` there are none, and no row goes through the unembedding.
+        Raises ModelError where a state was asked for that never passed.
         """
         stop = self.depth if stop is None else stop
         bypass = states is not None and self.way == "bypass"
@@ -183,7 +190,7 @@ class Splice:
             masks = memory.masks if memory is not None else {}
             visit = _Visit(start, states, skipped, set(record), probes, masks, self._arities, self.depth)
             with _wrapped(self.layers, visit):
-                logits = self._call(inputs, memory.cache if memory is not None else None)
+                logits = self._call(inputs, memory.cache if memory is not None else None, read)
         if missing := set(record) - set(visit.recorded):
             raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
         return Pass(visit.recorded, logits)
@@ -193,12 +200,14 @@ class Splice:
         ids = torch.full((len(states), 1), self.filler, device=self.device)
         return self.run(Inputs(ids), states[:, None], start=self.depth).logits
 
-    def _call(self, inputs: Inputs, cache: Cache | None) -> Tensor:
-        """The model's logits of the last column; what its signature does not know is left away."""
+    def _call(self, inputs: Inputs, cache: Cache | None, read: bool = True) -> Tensor:
+        """The model's logits of the last column (of none unless `read`); what its signature does not know is left away."""
+        kept = 1 if read else torch.empty(0, dtype=torch.long, device=inputs.ids.device)
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "past_key_values": cache}
-        wanted |= {"use_cache": cache is not None, "logits_to_keep": 1, "return_dict": True}
+        wanted |= {"use_cache": cache is not None, "logits_to_keep": kept, "return_dict": True}
         known = {name: value for name, value in wanted.items() if value is not None and name in self._parameters}
-        return self.model(input_ids=inputs.ids, **known).logits[:, -1]
+        logits = self.model(input_ids=inputs.ids, **known).logits
+        return logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
 
     def _learn_arities(self, inputs: Inputs) -> None:
         """See once what each layer returns, a tensor (None) or a tuple of n, so that a bypassed one can return the same."""

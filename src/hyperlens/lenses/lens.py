@@ -85,7 +85,7 @@ def route_batch(
             rows = [lens.prepare(state, states[state]) for state in range(count)]
             return route_cached(splice, inputs, torch.stack([*rows, states[count]]), count, probes, memory.cache)
         if m and count:
-            return torch.cat(list(_jump(lens, splice, inputs, probes, states, count, stack_tokens)))
+            return _jump(lens, splice, inputs, probes, states, count, stack_tokens)
         rows = [lens.prepare(state, probes.pick(states[state]) if whole else states[state]) for state in range(count)]
         return torch.stack(rows) if rows else own[None][:0]
 
@@ -95,9 +95,19 @@ def route_batch(
 
 def _jump(
     lens: Lens, splice: Splice, inputs: Inputs, probes: Probes, states: dict[int, Tensor], count: int, stack_tokens: int
-) -> Iterator[Tensor]:
+) -> Float[Tensor, "state probe *width"]:
     """States 0 … `count` − 1 through the layers after `count`, as many in one call as `stack_tokens` allows."""
-    each = max(1, stack_tokens // inputs.ids.numel())
-    for first in range(0, count, each):
-        stacked = [lens.prepare(state, states[state]) for state in range(first, min(first + each, count))]
-        yield route_jump(splice, inputs, torch.stack(stacked), count, probes)
+    texts, length = inputs.ids.shape
+    rows = max(1, min(texts, stack_tokens // length))
+    each = max(1, stack_tokens // (rows * length))
+    routed = states[count].new_empty(count, len(probes.rows), *states[count].shape[2:])
+    for first in range(0, texts, rows):
+        part = slice(first, first + rows)
+        mine = ((probes.rows >= first) & (probes.rows < first + rows)).nonzero().squeeze(1)
+        inside = Probes(probes.rows[mine] - first, probes.positions[mine])
+        stacks = (
+            torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
+            for low in range(0, count, each)
+        )
+        routed[:, mine] = torch.cat([route_jump(splice, inputs.pick(part), stack, count, inside) for stack in stacks])
+    return routed
