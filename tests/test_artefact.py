@@ -23,7 +23,7 @@ def table(seed: int = 0, rows: int = 50) -> pa.Table:
 def test_what_is_written_is_read_back_to_the_last_bit(tmp_path):
     folder = write_artefact(tmp_path / "run", {"seed": 1}, {"tokens": table()}, {"results": {"groups": []}})
     assert read_table(folder, "tokens").equals(table())
-    assert read_document(folder) == {"format": FORMAT, "seed": 1}
+    assert read_document(folder) == {"written_by": "hyperlens", "format": FORMAT, "seed": 1}
     assert read_document(folder, "results") == {"groups": []}
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
@@ -41,6 +41,15 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     with pytest.raises(ArtefactError, match="does not hold results of HyperLens; nothing was written"):
         write_artefact(tmp_path, {}, {})
     assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_files_of_others_are_never_removed_with_ours(tmp_path):
+    folder = write_artefact(tmp_path / "run", {}, {})
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtefactError, match="nothing was written"):
+        write_artefact(folder, {}, {})
+    (tmp_path / "manifest.json").write_text('{"format": 1, "name": "somebody else"}')
+    assert not is_artefact(tmp_path) and (folder / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("taken", ["file", "file/below"])
@@ -73,7 +82,7 @@ def test_an_unfinished_foreign_newer_or_missing_folder_is_not_read(tmp_path):
     with pytest.raises(ArtefactError, match="was not finished"):
         read_document(folder)
     (folder / MARKER).touch()
-    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT + 1}))
+    (folder / "manifest.json").write_text(json.dumps({"written_by": "hyperlens", "format": FORMAT + 1}))
     with pytest.raises(ArtefactError, match="newer HyperLens"):
         read_document(folder)
 

@@ -15,8 +15,10 @@ from hyperlens import cli
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
+def call(capsys, monkeypatch, tmp_path):
     """Run `hyperlens` with these words: exit status, standard output, standard error."""
+
+    monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hyperlens", *map(str, words)])
@@ -83,6 +85,13 @@ def test_trace_reads_options_files_and_generations(call, tmp_path):
     made = json.loads(call(*words, "--positions", "generated", "--max-new-tokens", 3)[1])
     assert [len(sample["tokens"]) for sample in made["samples"]] == [3, 3]
     assert made["samples"][1]["tokens"][0]["reference"] == "4"
+
+
+def test_several_readings_are_all_printed(call):
+    _, out, _ = call("trace", "reference", "2 + 2 ends in", "--focal-depth", "0", "--reading", "entropy,rank", "--json")
+    (token,) = json.loads(out)["samples"][0]["tokens"]
+    assert token["trajectory"]["0"][-1] < token["trajectory"]["0"][0] and set(token["readings"]) == {"probability", "rank"}
+    assert token["readings"]["rank"]["0"][-1] == 0
 
 
 def test_study_prints_its_stable_fields_and_keeps_its_results(call, tmp_path):

@@ -98,7 +98,7 @@ def test_onset_is_the_first_and_commit_the_lasting_arrival(progress, onset, comm
 
 def test_onset_and_commit_of_undefined_progress_are_undefined():
     assert math.isnan(effort.find_onset(np.full(4, np.nan)))
-    assert math.isnan(effort.find_commit(np.full(4, np.nan)))
+    assert math.isnan(effort.find_commit(np.array([0.1, np.nan, 0.95])))
 
 
 @given(st.integers(1, 8))

@@ -62,6 +62,12 @@ def test_a_file_holds_texts_and_objects(tmp_path):
     ]
 
 
+def test_a_byte_order_mark_and_unicode_line_ends_are_no_lines(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + '{"prompt": "a\u2028b", "target": " c"}\r\nx\u0085y\n'.encode())
+    assert [(sample.prompt, sample.target) for sample in read_samples(file)] == [("a\u2028b", " c"), ("x\u0085y", None)]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -69,6 +75,8 @@ def test_a_file_holds_texts_and_objects(tmp_path):
         (b'{"question": "why"}', r"line 1 of .* has no prompt \(its fields are question\)"),
         (b'{"prompt": 3}', "has int as prompt; expected text"),
         (b'{"prompt": "a", "level": "two"}', "has str as level; expected a whole number"),
+        (b'{"prompt": "a", "level": 99999999999999999999}', "expected a number of steps"),
+        (b'{"prompt": ' + b"[" * 100000, "is not JSON"),
         (b'{"prompt": "a", "options": "yes"}', "has options that are no list of texts"),
         (b"caf\xe9", r"is not UTF-8 \(byte 3\)"),
         (b"\n \n", "holds no text"),

@@ -38,7 +38,8 @@ def write_artefact(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name, document in {"manifest": {"format": FORMAT, **manifest}, **(documents or {})}.items():
+        head = {"written_by": "hyperlens", "format": FORMAT, **manifest}
+        for name, document in {"manifest": head, **(documents or {})}.items():
             _write_synced(partial / f"{name}.json", to_json(document, indent=1))
         for name, table in tables.items():
             pq.write_table(table, partial / f"{name}.parquet", compression="zstd", **_encoding(table))
@@ -58,7 +59,8 @@ def check_place(folder: str | os.PathLike[str]) -> Path:
     try:
         if place.exists() and not place.is_dir():
             raise ArtefactError(f"{place} is a file; results need a folder of their own, choose another with --out")
-        if place.is_dir() and any(place.iterdir()) and not is_artefact(place):
+        foreign = [file.name for file in place.iterdir() if not _could_be_ours(file)] if place.is_dir() else []
+        if foreign or (place.is_dir() and any(place.iterdir()) and not is_artefact(place)):
             raise ArtefactError(
                 f"{place} exists and does not hold results of HyperLens; nothing was written, choose another folder with --out"
             )
@@ -73,9 +75,15 @@ def check_place(folder: str | os.PathLike[str]) -> Path:
 def is_artefact(folder: Path) -> bool:
     """Whether `folder` holds a manifest of ours."""
     try:
-        return "format" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(manifest, dict) and manifest.get("written_by") == "hyperlens" and isinstance(manifest.get("format"), int)
+
+
+def _could_be_ours(file: Path) -> bool:
+    """Whether an artefact could hold such a file: what is not of its kinds is never removed with it."""
+    return file.is_file() and (file.name == MARKER or file.suffix in (".json", ".parquet"))
 
 
 def read_document(folder: str | os.PathLike[str], name: str = "manifest") -> dict[str, Any]:

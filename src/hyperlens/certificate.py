@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperlens.errors import CertificateError, HyperLensError
+from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, is_memory_error
 from hyperlens.routing import route_cached, route_jump
 from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice, Way, at_rest
 
@@ -112,6 +112,8 @@ class _Prover:
         except (_Failed, HyperLensError) as failure:
             reason = str(failure)
         except Exception as error:
+            if is_memory_error(error):
+                raise MemoryLimitError(LOAD_ADVICE) from None
             reason = f"the model raised {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
         else:
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 import warnings
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperlens.errors import HyperLensError, HyperLensWarning, InputError
+from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, InputError, is_memory_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,8 +50,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:
-        if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error)):
-            sys.exit(_refuse("memory did not suffice; lower --batch-tokens, or load the model with --dtype bfloat16"))
+        if is_memory_error(error):
+            sys.exit(_refuse(LOAD_ADVICE))
         # Typer's own errors (an unknown option, a missing argument) carry a message for the user; all others are bugs.
         message = getattr(error, "format_message", None)
         if message is None:

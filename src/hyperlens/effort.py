@@ -113,4 +113,4 @@ def _first(progress: Array, reached: Array) -> Array:
         return xp.full(progress.shape[:-1], float("nan"), dtype=progress.dtype)
     yet = xp.cumulative_sum(xp.astype(reached, progress.dtype), axis=-1) > 0
     first = xp.sum(xp.astype(~yet, progress.dtype), axis=-1)
-    return xp.where(xp.isnan(progress[..., 0]), xp.full_like(first, float("nan")), first)
+    return xp.where(xp.any(xp.isnan(progress), axis=-1), xp.full_like(first, float("nan")), first)

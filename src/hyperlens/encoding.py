@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,8 @@ def letter_options(sample: Sample) -> Sample:
 
     Letters, since the first words of real options often collide. A target that is one of the options becomes its letter.
     """
+    if len(sample.options) > 26:
+        raise InputError(f"{len(sample.options)} answer options are more than there are letters; give at most 26")
     letters = [chr(ord("A") + number) for number in range(len(sample.options))]
     lines = [f"{letter}. {option.strip()}" for letter, option in zip(letters, sample.options, strict=True)]
     target = sample.target
@@ -101,6 +104,13 @@ def _encode(
     sample = Sample(given) if isinstance(given, str) else given
     if tokenizer is None:
         raise InputError(f"{name} is text, and this model came without a tokenizer; give load_model one, or trace token ids")
+    for part in (sample.prompt, sample.target or "", *sample.options):
+        if any("\ud800" <= sign <= "\udfff" for sign in part):
+            raise InputError(f"{name} holds half a character (a lone surrogate); give valid Unicode")
+    if sample.target == "":
+        raise InputError(f"the target of {name} is empty or tokenises to nothing; give one that adds at least one token")
+    if sample.options and positions == "generated":
+        raise InputError(f'{name} has answer options, which a generated answer is not read by; choose positions "last"')
     if not sample.prompt.strip():
         raise InputError(f"{name} is empty; give a text of at least one word")
     prompt = _tokenize(tokenizer, sample.prompt)
@@ -126,7 +136,10 @@ def _encode(
 def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str) -> Encoded:
     if not isinstance(given, Sequence) and not hasattr(given, "tolist"):
         raise InputError(f"{name} is {type(given).__name__}; expected a text, a Sample, or a list of token ids")
-    ids = tuple(int(token) for token in given)
+    try:
+        ids = tuple(operator.index(token) for token in given)
+    except TypeError:
+        raise InputError(f"{name} holds something that is no token id; expected whole numbers") from None
     if not ids:
         raise InputError(f"{name} has no token ids; give at least one")
     if positions == "answer":

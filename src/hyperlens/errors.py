@@ -12,6 +12,10 @@
 Each message is one sentence: what is, what was expected, what to do.
 """
 
+from __future__ import annotations
+
+import re
+
 
 class HyperLensError(Exception):
     """Base of all errors that a user can cause."""
@@ -39,3 +43,11 @@ class MemoryLimitError(HyperLensError):
 
 class HyperLensWarning(UserWarning):
     """What a reader of a result should know."""
+
+
+LOAD_ADVICE = "memory did not suffice for the model; load it with --dtype bfloat16, or spread it with --device-map auto"
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether `error` says that memory did not suffice, in whose words ever."""
+    return isinstance(error, MemoryError) or bool(re.search("out of memory|not enough memory|allocate memory", str(error)))

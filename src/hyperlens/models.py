@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from hyperlens.certificate import Certificate, certify
-from hyperlens.errors import InputError, ModelError
+from hyperlens.errors import LOAD_ADVICE, InputError, MemoryLimitError, ModelError, is_memory_error
 from hyperlens.splice import Splice
 
 REFERENCE = "reference"
@@ -111,7 +111,7 @@ def _load(
         return _prepare(source, tokenizer, source.config.name_or_path or type(source).__name__)
     name, place = _locate(source)
     _check_choices(dtype, device_map, device, revision, trust_remote_code, place)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = {"revision": revision, "code_revision": revision, "trust_remote_code": trust_remote_code}
     config = _load_config(name, place, options)
     network = _load_network(name, place, config, {"dtype": _DTYPES[dtype], "device_map": device_map or device}, options)
     return _prepare(network, tokenizer or _load_tokenizer(name, place, options), name)
@@ -183,7 +183,7 @@ def _load_config(name: str, place: str, options: dict[str, Any]) -> Any:
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(place, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers' validation has error classes of its own
         raise ModelError(_explain(name, place, error)) from None
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder ({config.model_type}); HyperLens reads decoder-only models")
@@ -208,7 +208,9 @@ def _load_network(name: str, place: str, config: Any, choices: dict[str, Any], o
             )
     except SafetensorError as error:
         raise ModelError(f"the safetensors of {name} are damaged ({error}); copy or download them again") from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # a damaged configuration makes the model's own code raise anything
+        if is_memory_error(error):
+            raise MemoryLimitError(LOAD_ADVICE) from None
         raise ModelError(_explain(name, place, error)) from None
     network, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
@@ -225,7 +227,7 @@ def _load_tokenizer(name: str, place: str, options: dict[str, Any]) -> PreTraine
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # tokenizers raise bare Exception on files that they cannot parse
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(": ")
         raise ModelError(f"{name} has no tokenizer that can be read ({reason}); put its files beside the model") from None
     if not len(tokenizer):
         raise ModelError(f"{name} has no tokenizer; put tokenizer.json and tokenizer_config.json beside the model")

@@ -140,6 +140,9 @@ class Splice:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be: the device of the embedding."""
+        if self.embedding.device.type == "meta":  # offloaded by accelerate, whose hook knows where it computes
+            hook: Any = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
+            return torch.device(hook.execution_device)
         return self.embedding.device
 
     @property
@@ -188,7 +191,7 @@ class Splice:
             if skipped and not self._arities:
                 self._learn_arities(inputs)
             masks = memory.masks if memory is not None else {}
-            visit = _Visit(start, states, skipped, set(record), probes, masks, self._arities, self.depth)
+            visit = _Visit(start, states, skipped, set(record), probes, masks, self._arities, self.depth, self.device)
             with _wrapped(self.layers, visit):
                 logits = self._call(inputs, memory.cache if memory is not None else None, read)
         if missing := set(record) - set(visit.recorded):
@@ -206,12 +209,12 @@ class Splice:
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "past_key_values": cache}
         wanted |= {"use_cache": cache is not None, "logits_to_keep": kept, "return_dict": True}
         known = {name: value for name, value in wanted.items() if value is not None and name in self._parameters}
-        logits = self.model(input_ids=inputs.ids, **known).logits
+        logits = self.model(input_ids=inputs.ids, **known).logits.to(self.device)
         return logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
 
     def _learn_arities(self, inputs: Inputs) -> None:
         """See once what each layer returns, a tensor (None) or a tuple of n, so that a bypassed one can return the same."""
-        visit = _Visit(0, None, set(), set(), None, {}, [None] * self.depth, self.depth)
+        visit = _Visit(0, None, set(), set(), None, {}, [None] * self.depth, self.depth, self.device)
         with torch.no_grad(), _wrapped(self.layers, visit):
             self._call(Inputs(inputs.ids[:1, :1]), None)
         self._arities = visit.arities
@@ -219,7 +222,7 @@ class Splice:
 
 @dataclass
 class _Visit:
-    """What one call of the model does to its layers, and the states that it recorded."""
+    """What one call of the model does to its layers, and the states that it recorded, all brought to the device `home`."""
 
     start: int
     states: Tensor | None
@@ -229,6 +232,7 @@ class _Visit:
     masks: Mapping[int, Tensor]
     arities: list[int | None]
     depth: int
+    home: torch.device
     recorded: dict[int, Tensor] = field(default_factory=dict)
     thread: int = field(default_factory=threading.get_ident)
 
@@ -266,7 +270,7 @@ class _Visit:
 
     def _keep(self, number: int, hidden: Tensor) -> None:
         if number in self.record:
-            self.recorded[number] = hidden if self.probes is None else self.probes.pick(hidden)
+            self.recorded[number] = (hidden if self.probes is None else self.probes.pick(hidden)).to(self.home)
 
 
 @contextmanager

@@ -72,6 +72,8 @@ def show_trajectory(console: Console, trajectory: Trajectory) -> None:
         if len(mine) > MOST_TOKENS:
             table.caption = f"and {len(mine) - MOST_TOKENS} more tokens; --json or --out give them all"
         console.print(table)
+    if others := [name for name in trajectory.manifest["readings"] if name != "probability"]:
+        console.print(f"Drawn is the probability; {', '.join(others)}: see --json or --out.", highlight=False)
     show_depths(console, trajectory.manifest)
 
 

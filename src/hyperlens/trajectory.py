@@ -149,10 +149,12 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
 def describe_trajectory(trajectory: Trajectory, reading: str = "probability") -> dict[str, Any]:
     """The trajectory as `hyperlens trace --json` prints it: each token with the values of one reading, effort and commit.
 
-    `trajectory` has the L + 1 values of `reading` at each depth; effort and commit are always those of the probability.
+    `trajectory` has the L + 1 values of `reading` at each depth, `readings` those of the others where there are any; effort
+    and commit are always those of the probability.
     """
     values, measured = trajectory.to_numpy(reading), measure_effort(trajectory)
     depths = [str(depth) for depth in trajectory.focal_depths]
+    others = {name: trajectory.to_numpy(name) for name in trajectory.manifest["readings"] if name != reading}
     top = trajectory.data["top_ids"].values if "top_ids" in trajectory.data else None
     spelled = trajectory.manifest.get("top_tokens", {})
     labels = {
@@ -170,6 +172,8 @@ def describe_trajectory(trajectory: Trajectory, reading: str = "probability") ->
     for row, owner in enumerate(trajectory.data["sample"].values.tolist()):
         token: dict[str, Any] = {key: column[row] for key, column in labels.items()}
         token["trajectory"] = dict(zip(depths, values[row].tolist(), strict=True))
+        if others:
+            token["readings"] = {name: dict(zip(depths, column[row].tolist(), strict=True)) for name, column in others.items()}
         token["effort"] = dict(zip(depths, efforts[row], strict=True))
         token["commit"] = {depth: _whole(state) for depth, state in zip(depths, commits[row], strict=True)}
         if top is not None:

@@ -19,7 +19,7 @@ def read_samples(file: str | os.PathLike[str]) -> list[Sample]:
     """
     path = Path(file)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
@@ -39,7 +39,7 @@ def _read_line(line: str, place: str, name: str, task: str) -> Sample:
         return Sample(line, task=task, id=name)
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place} is not JSON ({error}); expected one object per line") from None
     prompt = _field(row, "prompt" if "prompt" in row else "text", str, place)
     if prompt is None:
@@ -59,6 +59,8 @@ def _field(row: dict[str, Any], name: str, kind: type, place: str) -> Any:
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
         expected = "a whole number" if kind is int else "text"
         raise InputError(f"{place} has {type(value).__name__} as {name}; expected {expected}")
+    if kind is int and value is not None and abs(value) >= 2**31:
+        raise InputError(f"{place} has {value} as {name}; expected a number of steps")
     return value
 
 

@@ -239,6 +239,11 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
         for first in range(0, len(states), job.logit_rows):
             part = states[first : first + job.logit_rows, chosen]
             logits = splice.head(part.flatten(0, 1)).unflatten(0, part.shape[:2])
+            if not torch.isfinite(logits).all():
+                raise ModelError(
+                    f"{job.model.name} gives NaN or infinite logits for states that were routed through its deepest "
+                    f"{job.model.layers - count} layers; load it in a wider --dtype, or choose a smaller --focal-depth"
+                )
             if first + len(part) > count:
                 assert output is not None
                 error = max(error, relative_error(logits[-1], output))

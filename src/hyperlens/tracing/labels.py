@@ -47,7 +47,7 @@ def label_table(job: Job, encoded: Sequence[Encoded], table: Table, positions: s
     manifest = _write_manifest(job, encoded, table, positions, sweep)
     if "top_ids" in data:
         manifest["top_tokens"] = {str(token): spell(token) for token in np.unique(data["top_ids"].values).tolist()}
-    return Trajectory(data, _describe_samples(encoded, table), manifest)
+    return Trajectory(data, _describe_samples(job.model, encoded, table, positions), manifest)
 
 
 def _spell_option(text: Encoded, token: int) -> str:
@@ -55,19 +55,26 @@ def _spell_option(text: Encoded, token: int) -> str:
     return text.sample.options[text.option_ids.index(token)].strip()
 
 
-def _describe_samples(encoded: Sequence[Encoded], table: Table) -> pd.DataFrame:
-    """One row per text; `correct`: every answer token was the model's own top token, or best option (None without a target)."""
+def _fed_text(model: Model, text: Encoded, positions: str) -> str:
+    """What the model read: the prompt, and behind it the target or what was generated where those are read."""
+    if positions == "generated" and model.tokenizer is not None:
+        return text.sample.prompt + str(model.tokenizer.decode(list(text.ids[text.positions[0] + 1 :])))
+    return text.sample.prompt + (text.sample.target or "" if positions in ("answer", "all") else "")
+
+
+def _describe_samples(model: Model, encoded: Sequence[Encoded], table: Table, positions: str) -> pd.DataFrame:
+    """One row per text; `correct`: each answer token was the model's own top token, or best option (None but for answers)."""
     rows = []
     bounds = np.searchsorted(table.owners, np.arange(len(encoded) + 1))
     for number, text in enumerate(encoded):
         mine = slice(bounds[number], bounds[number + 1])
-        following = np.array(text.following())
-        asked = text.sample.target is not None and (following >= 0).all()
-        right = bool((table.best_ids[mine] == following).all()) if asked else None
         sample = text.sample
+        right = None
+        if positions == "answer":
+            right = bool((table.best_ids[mine] == np.array(text.following())).all())
         rows.append(
             {
-                "text": sample.prompt if sample.target is None else sample.prompt + sample.target,
+                "text": _fed_text(model, text, positions),
                 "prompt": sample.prompt,
                 "target": sample.target,
                 "task": sample.task,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
-from hyperlens.errors import InputError, MemoryLimitError
+from hyperlens.errors import InputError, MemoryLimitError, is_memory_error
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ def explain_memory(limits: Limits) -> Iterator[None]:
     """Say what to lower where memory did not suffice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|not enough memory|allocate memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
             raise
         raise MemoryLimitError(
             f"memory did not suffice with batch_tokens {limits.batch_tokens} and memory_mb {limits.memory_mb}; lower them "

@@ -96,7 +96,7 @@ def context_length(model: Model) -> int | None:
 def _calibration_texts(encoded: Sequence[Encoded]) -> list[Encoded]:
     """`CALIBRATION_POSITIONS` of the positions that are read, evenly spread; of all positions where those are too few."""
     places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
-    if len(places) < CALIBRATION_POSITIONS:
+    if len(places) < CALIBRATION_POSITIONS and not encoded[0].option_ids:
         places = [(number, place) for number, text in enumerate(encoded) for place in range(len(fed_tokens(text)))]
     spread = np.linspace(0, len(places) - 1, min(CALIBRATION_POSITIONS, len(places))).round().astype(int)
     chosen: dict[int, list[int]] = {}
@@ -115,14 +115,24 @@ def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -
         room = limits.max_new_tokens if context is None else min(limits.max_new_tokens, context - len(text.ids))
         if room < 1:
             raise InputError(f"text {number} fills the model's context of {context} tokens; shorten it, so that it can go on")
-        ids = torch.tensor([text.ids], device=model.splice.device)
-        settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
-        generate: Any = model.network.generate
-        made = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].tolist()
+        made = _continue_greedily(model, text.ids, room, end)
         cut = next((place + 1 for place in range(len(text.ids), len(made)) if made[place] in ends), len(made))
         whole = replace(text, ids=tuple(made[:cut]), positions=tuple(range(len(text.ids) - 1, cut - 1)))
         result.append(check_length(whole, context, f"text {number}"))
     return result
+
+
+def _continue_greedily(model: Model, ids: tuple[int, ...], room: int, end: int | list[int] | None) -> list[int]:
+    """`ids` and what the model's top tokens add. Its own settings, such as a penalty on repetition, are set aside meanwhile,
+    since transformers mixes them into any that it is given."""
+    network: Any = model.network
+    given, own = torch.tensor([ids], device=model.splice.device), network.generation_config
+    settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
+    try:
+        network.generation_config = settings
+        return network.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)[0].tolist()
+    finally:
+        network.generation_config = own
 
 
 def _letter_one(sample: Any, limits: Limits) -> Any:
