@@ -185,7 +185,7 @@ def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs:
     parts = []
     for chosen in torch.arange(len(own), device=own.device).split(job.logit_rows):
         logits = job.model.splice.head(own[chosen])
-        if not torch.isfinite(logits).all():
+        if not _all_finite(logits):
             _refuse_infinite(job, inputs, numbers)
         output = logits.argmax(-1)
         top = read_logits(logits, output, ("probability",))["probability"]
@@ -239,7 +239,7 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
         for first in range(0, len(states), job.logit_rows):
             part = states[first : first + job.logit_rows, chosen]
             logits = splice.head(part.flatten(0, 1)).unflatten(0, part.shape[:2])
-            if not torch.isfinite(logits).all():
+            if not _all_finite(logits):
                 raise ModelError(
                     f"{job.model.name} gives NaN or infinite logits for states that were routed through its deepest "
                     f"{job.model.layers - count} layers; load it in a wider --dtype, or choose a smaller --focal-depth"
@@ -259,6 +259,11 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
         for name, values in columns.items():
             kept.setdefault(name, []).append(torch.cat(values))
     return {name: torch.cat(values, 1) for name, values in kept.items()}, error
+
+
+def _all_finite(logits: Tensor) -> bool:
+    """Whether all logits are finite; by their sums, since a mask of them would take blocks that the heap does not give back."""
+    return bool(torch.isfinite(logits.sum(-1, dtype=torch.float32)).all())
 
 
 def _refuse_infinite(job: Job, inputs: Inputs, numbers: Sequence[int]) -> NoReturn:
