@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: demo test test-fast lint clean
 
 demo: $(STAMP)
-	@$(BIN)/hyperlens study
+	@$(BIN)/hyperlens study --focal-depth sweep
 
 test: lint
 	$(BIN)/python -m pytest

@@ -49,24 +49,24 @@ def test_check_prints_its_stable_fields(call):
 
 
 def test_trace_prints_its_stable_fields(call):
-    status, out, _ = call("trace", "reference", "Ada's friend is", "3 + 4 ends in", "--focal-depth", "0,2", "--json")
+    status, out, _ = call("trace", "reference", "Ada's friend is", "3 + 4 is", "--focal-depth", "0,2", "--json")
     document = json.loads(out)
     assert status == 0 and set(document) == {"manifest", "samples"}
-    assert [sample["text"] for sample in document["samples"]] == ["Ada's friend is", "3 + 4 ends in"]
+    assert [sample["text"] for sample in document["samples"]] == ["Ada's friend is", "3 + 4 is"]
     (token,) = document["samples"][1]["tokens"]
     assert set(token) == {
         "position", "token", "output", "output_probability", "reference", "trajectory", "effort", "commit",
     }  # fmt: skip
-    assert token["position"] == 5 and token["token"] == "in" and token["output"] == token["reference"] == "7"
-    assert len(token["trajectory"]["0"]) == len(token["trajectory"]["2"]) == 13
-    assert set(token["trajectory"]["2"][10:]) == {token["output_probability"]}
-    assert 0 <= token["effort"]["2"] <= 1 and 0 <= token["commit"]["2"] <= 10
+    assert token["position"] == 4 and token["token"] == "is" and token["output"] == token["reference"] == "7"
+    assert len(token["trajectory"]["0"]) == len(token["trajectory"]["2"]) == 17
+    assert set(token["trajectory"]["2"][14:]) == {token["output_probability"]}
+    assert 0 <= token["effort"]["2"] <= 1 and 0 <= token["commit"]["2"] <= 14
 
 
 def test_an_answer_token_is_read_where_it_is_predicted(call):
-    status, out, _ = call("trace", "reference", "3 + 4 ends in", "--target", " 9", "--focal-depth", "0", "--json")
+    status, out, _ = call("trace", "reference", "3 + 4 is", "--target", " 9", "--focal-depth", "0", "--json")
     (token,) = json.loads(out)["samples"][0]["tokens"]
-    assert status == 0 and token["position"] == 5 and token["reference"] == "9" and token["output"] == "7"
+    assert status == 0 and token["position"] == 4 and token["reference"] == "9" and token["output"] == "7"
     assert token["effort"]["0"] is None
 
 
@@ -78,32 +78,37 @@ def test_trace_draws_and_saves(call, tmp_path):
 
 def test_trace_reads_options_files_and_generations(call, tmp_path):
     file = tmp_path / "own.txt"
-    file.write_text("Ada's friend is\n2 + 2 ends in\n")
+    file.write_text("Ada's friend is\n2 + 2 is\n")
     words = ("trace", "reference", "--file", file, "--json", "--focal-depth", "0")
     options = json.loads(call(*words, "--options", "4,5", "--no-letter", "--limit", 1)[1])
     assert options["manifest"]["options"] == 2 and len(options["samples"]) == 1
     made = json.loads(call(*words, "--positions", "generated", "--max-new-tokens", 3)[1])
-    assert [len(sample["tokens"]) for sample in made["samples"]] == [3, 3]
+    assert [len(sample["tokens"]) for sample in made["samples"]] == [2, 2]  # the answer and the full stop that ends it
     assert made["samples"][1]["tokens"][0]["reference"] == "4"
 
 
 def test_several_readings_are_all_printed(call):
-    _, out, _ = call("trace", "reference", "2 + 2 ends in", "--focal-depth", "0", "--reading", "entropy,rank", "--json")
+    _, out, _ = call("trace", "reference", "2 + 2 is", "--focal-depth", "0", "--reading", "entropy,rank", "--json")
     (token,) = json.loads(out)["samples"][0]["tokens"]
     assert token["trajectory"]["0"][-1] < token["trajectory"]["0"][0] and set(token["readings"]) == {"probability", "rank"}
     assert token["readings"]["rank"]["0"][-1] == 0
 
 
 def test_study_prints_its_stable_fields_and_keeps_its_results(call, tmp_path):
-    words = ("study", "--limit", 4, "--out", tmp_path / "run", "--focal-depth", "0,2")
+    words = ("study", "--limit", 4, "--level", 1, "--level", 3, "--out", tmp_path / "run", "--focal-depth", "0,2")
     status, out, _ = call(*words, "--json")
     document = json.loads(out)
-    assert status == 0 and set(document) == {"manifest", "groups", "trends"}
+    assert status == 0 and set(document) == {"manifest", "groups", "trends", "choices"}
     assert {"model", "task", "level", "n", "accuracy", "confidence", "effort"} <= set(document["groups"][0])
     assert set(document["groups"][0]["effort"]["2"]) == {"mean", "low", "high"}
-    assert set(document["trends"][0]) == {"model", "task", "depth", "rho", "low", "high"}
+    assert {"model", "task", "depth", "rho", "low", "high"} <= set(document["trends"][0])
     status, out, _ = call(*words)
-    assert status == 0 and "arithmetic" in out and "Spearman's rho" in out and str(tmp_path / "run") in out.replace("\n", "")
+    assert status == 0 and "mathematics" in out and "Spearman's rho" in out and str(tmp_path / "run") in out.replace("\n", "")
+    page = tmp_path / "run.html"
+    assert f"Page: {page}" in out.replace("\n", "") and page.stat().st_size > 4_000_000
+    page.unlink()
+    status, out, _ = call("report", tmp_path / "run", "--out", tmp_path / "other" / "page.html")
+    assert status == 0 and (tmp_path / "other" / "page.html").exists() and not page.exists()
 
 
 def test_control_signs_of_a_text_never_reach_the_terminal(call):
@@ -122,7 +127,7 @@ def test_control_signs_of_a_text_never_reach_the_terminal(call):
         (["trace", "reference", "Ada's friend is", "--target", ""], "target of text 1 is empty or tokenises to nothing"),
         (["trace", "reference", "Ada's friend is", "--target", "   "], "is empty or tokenises to nothing"),
         (["trace", "reference", "x", "--focal-depth", "-1"], "focal depth -1 is not a whole number from 0 up"),
-        (["trace", "reference", "x", "--focal-depth", "13"], "focal depth 13 is above this model's 12 layers"),
+        (["trace", "reference", "x", "--focal-depth", "17"], "focal depth 17 is above this model's 16 layers"),
         (["trace", "reference", "x", "--focal-depth", "two"], 'focal depth "two" is not a number'),
         (["trace", "reference", "x", "--reading", "mood"], '"mood" is not a reading'),
         (["trace", "reference", "x", "--context", "leap"], '"leap" is not a context; choose from jump, cached'),
@@ -130,10 +135,13 @@ def test_control_signs_of_a_text_never_reach_the_terminal(call):
         (["trace", "reference", "x", "--positions", "answer"], "has no target"),
         (["trace", "reference", "x", "--file", "/no/file"], "/no/file cannot be read"),
         (["trace", "reference", "x", "--batch-tokens", "0"], "batch_tokens is 0"),
-        (["trace", "reference", "2 + 2 ends in", "--options", "4 1,4 2", "--no-letter"], "2 of the 2 options of text 1 share"),
+        (["trace", "reference", "2 + 2 is", "--options", "4 1,4 2", "--no-letter"], "2 of the 2 options of text 1 share"),
         (["trace", "reference", "x", "--dtype", "int3"], '"int3" is not a dtype'),
         (["trace", "reference", "x", "--device", "abacus"], 'device "abacus" is not to be had here'),
         (["study", "--task", "chess"], 'there is no task "chess"'),
+        (["study", "--task", "logic:long"], "choose from matched, plain, stepwise, reworded, wide"),
+        (["study", "--level", "7"], "there is no level 7; choose from 1, 2, 3, 4, 5"),
+        (["report", "/no/such/run"], "/no/such/run does not exist; expected a folder that HyperLens wrote"),
         (["study", "--limit", "none"], "see hyperlens --help"),
         (["tarce"], "see hyperlens --help"),
     ],

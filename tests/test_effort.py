@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from hyperlens import effort
 
@@ -127,3 +129,55 @@ def test_undefined_effort_passes_no_gradient():
     confidence = torch.tensor([[0.1, 0.2, 0.0], [0.1, 0.2, 0.5]], requires_grad=True)
     effort.measure_effort(confidence).nansum().backward()
     assert torch.equal(confidence.grad[0], torch.zeros(3)) and torch.isfinite(confidence.grad).all()
+
+
+paths = arrays(np.float64, (5, 9), elements=st.floats(0.0, 1.0))
+
+
+@given(paths)
+def test_the_logit_lens_magnifies_itself_by_one_and_keeps_its_own_order(confidence):
+    moved = np.abs(np.diff(confidence)).sum()
+    for ratio in (effort.measure_gain, effort.measure_path_ratio):
+        assert ratio(confidence, confidence) == pytest.approx(1) if moved >= 0.05 else math.isnan(ratio(confidence, confidence))
+    monotonicity = effort.measure_monotonicity(confidence, confidence)
+    assert monotonicity.shape == (8,) and all(value == pytest.approx(1) or math.isnan(value) for value in monotonicity)
+
+
+@given(paths, paths)
+def test_numpy_and_torch_agree_on_magnification(logit, routed):
+    for formula in (
+        effort.measure_gain,
+        effort.measure_path_ratio,
+        effort.measure_directional_gain,
+        effort.measure_monotonicity,
+    ):
+        ours, theirs = formula(routed[:, :6], logit), formula(torch.from_numpy(routed[:, :6]), torch.from_numpy(logit))
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-10, atol=1e-10)
+
+
+def test_gain_is_a_ratio_of_sums_over_the_states_that_the_depth_leaves():
+    logit = np.array([[0.0, 0.1, 0.1, 0.9], [0.0, 0.3, 0.3, 0.9]])
+    routed = np.array([[0.0, 0.5, 0.9], [0.3, 0.5, 0.9]])
+    assert effort.measure_gain(routed, logit) == pytest.approx((0.9 + 0.6) / (0.1 + 0.3))
+    assert effort.measure_path_ratio(routed, logit) == pytest.approx((0.9 + 0.6) / (0.9 + 0.9))
+
+
+def test_a_lens_that_does_not_move_has_no_gain():
+    assert math.isnan(effort.measure_gain(np.array([[0.0, 1.0]]), np.array([[0.5, 0.5, 1.0]])))
+    assert effort.measure_path_ratio(np.array([[0.0, 1.0]]), np.array([[0.5, 0.5, 1.0]])) == 2
+
+
+@given(arrays(np.float64, (7, 3), elements=st.sampled_from([0.1, 0.2, 0.3, 0.4])))
+def test_monotonicity_is_spearmans_correlation(confidence):
+    other = confidence[::-1] ** 2
+    for state, value in enumerate(effort.measure_monotonicity(confidence, other)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = stats.spearmanr(confidence[:, state], other[:, state]).statistic
+        np.testing.assert_allclose(value, expected, atol=1e-12)
+
+
+def test_any_monotone_distortion_of_confidence_keeps_monotonicity_at_one():
+    confidence = np.random.default_rng(0).random((20, 6))
+    np.testing.assert_allclose(effort.measure_monotonicity(confidence**3, confidence), 1)
+    np.testing.assert_allclose(effort.measure_monotonicity(1 - confidence, confidence), -1)

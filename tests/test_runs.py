@@ -10,42 +10,62 @@ import pytest
 import hyperlens as hl
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.runs import find_trends, group_effort
+from hyperlens.tasks import GRADED
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     model = hl.load_model("reference")
-    return hl.run_study(model, hl.Study(limit=12, focal_depths=(0, 2)), tmp_path_factory.mktemp("run") / "study")
+    return hl.run_study(model, hl.Study(limit=12, levels=(1, 3), focal_depths=(0, 2)), tmp_path_factory.mktemp("run") / "study")
 
 
 def test_each_task_and_level_is_a_group_with_an_interval_around_its_mean(run):
     cells = [(group["task"], group["level"]) for group in run.groups]
-    assert cells == [("knowledge", level) for level in (1, 2, 3)] + [("arithmetic", level) for level in (1, 2, 3, 4)]
+    assert cells == [(task, level) for task in GRADED for level in (1, 3)]
     for group in run.groups:
         assert group["n"] == 12 and 0 <= group["accuracy"] <= 1 and 0 < group["confidence"] <= 1
         assert group["correct"]["n"] == round(12 * group["accuracy"])
         for depth in ("0", "2"):
             effort = group["effort"][depth]
             assert 0 <= effort["low"] <= effort["mean"] <= effort["high"] <= 1
+            for measure in ("struggle", "commit"):
+                layers = group[measure][depth]
+                assert 0 <= layers["low"] <= layers["mean"] <= layers["high"] <= 16
 
 
 def test_each_task_and_depth_has_a_trend(run):
-    assert [(trend["task"], trend["depth"]) for trend in run.trends] == [
-        ("knowledge", 0),
-        ("knowledge", 2),
-        ("arithmetic", 0),
-        ("arithmetic", 2),
-    ]
-    assert all(-1 <= trend["low"] <= trend["rho"] <= trend["high"] <= 1 for trend in run.trends)
+    assert [(trend["task"], trend["depth"]) for trend in run.trends] == [(task, depth) for task in GRADED for depth in (0, 2)]
+    for trend in run.trends:
+        for row in (trend, *trend["partial"].values(), trend["matched"]["length"]):
+            assert -1 <= row["low"] <= row["rho"] <= row["high"] <= 1 and row["n"] <= 24
+        assert set(trend["partial"]) == {"confidence", "length", "both"} and set(trend["matched"]) == {"confidence", "length"}
+
+
+def test_each_task_has_a_depth_that_was_chosen_with_labels_and_measured_on_other_samples(run):
+    assert [choice["task"] for choice in run.choices] == list(GRADED)
+    for choice in run.choices:
+        assert choice["chosen"] in (0, 2) and set(choice["calibration"]) == {"0", "2"}
+        assert choice["calibration"][str(choice["chosen"])] == max(choice["calibration"].values())
+        assert choice["held_out"]["n"] == choice["logit"]["n"] == 12
+
+
+def test_a_sweep_reads_all_depths_and_tables_show_the_chosen_one_beside_the_logit_lens(tmp_path):
+    study = hl.Study(tasks=("knowledge:plain",), levels=(1,), limit=8, focal_depths="sweep")
+    run = hl.run_study(hl.load_model("reference"), study, tmp_path / "sweep")
+    assert run.manifest["lens"]["focal_depths"] == [0, 1, 2, 4, 8]
+    assert len(run.headline_depths) == 2 and run.headline_depths[0] == 0
+    assert {run.manifest["lens"]["auto"]["chosen"], 0} <= set(run.headline_depths)
+    assert [group["task"] for group in run.groups] == ["knowledge:plain"] and run.trends == [] == run.choices
 
 
 def test_a_run_is_read_again_without_torch_and_groups_to_the_same(run):
     script = """
         import json, sys
         import hyperlens as hl
-        from hyperlens.runs import find_trends, group_effort
+        from hyperlens.runs import choose_depths, find_trends, group_effort
         run = hl.open_run(sys.argv[1])
         assert group_effort(run.trajectory) == run.groups and find_trends(run.trajectory) == run.trends
+        assert choose_depths(run.trajectory) == run.choices
         assert "torch" not in sys.modules
         print(json.dumps(run.groups))
     """
@@ -66,18 +86,11 @@ def test_the_manifest_says_how_the_run_came_to_be(run):
 
 
 def test_the_reference_model_answers_what_it_was_trained_for():
-    samples = [sample for task in hl.Study().tasks for sample in _samples(task)]
+    samples = [sample for task in GRADED.values() for sample in task.samples(60, 1, levels=(1, 2, 3))]
     trajectory = hl.trace(hl.load_model("reference"), samples, hl.LogitLens(), reference="output")
     groups = {(group["task"], group["level"]): group["accuracy"] for group in group_effort(trajectory)}
-    for cell in (("knowledge", 1), ("knowledge", 2), ("arithmetic", 1)):
-        assert groups[cell] >= 0.9, groups
+    assert min(groups.values()) >= 0.9, groups
     assert not any(np.isnan(trend["rho"]) for trend in find_trends(trajectory))
-
-
-def _samples(task):
-    from hyperlens.tasks import GRADED
-
-    return GRADED[task].samples(60, 1)
 
 
 def test_own_samples_need_answers_and_may_have_no_level(tmp_path):
@@ -91,8 +104,10 @@ def test_own_samples_need_answers_and_may_have_no_level(tmp_path):
 
 
 def test_a_study_of_nothing_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match='there is no task "chess"; choose from knowledge, arithmetic'):
+    with pytest.raises(InputError, match='there is no task "chess"; choose from mathematics, code, logic, knowledge'):
         hl.Study(tasks=("chess",))
+    with pytest.raises(InputError, match="no level 9; choose from 1, 2, 3, 4, 5"):
+        hl.Study(levels=(1, 9))
     with pytest.raises(InputError, match="limit is 0"):
         hl.Study(limit=0)
     trajectory = hl.trace(hl.load_model("reference"), "Ada's friend is", hl.LogitLens())

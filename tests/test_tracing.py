@@ -637,10 +637,10 @@ def test_a_generation_is_greedy_whatever_the_model_is_set_to_and_has_no_verdict(
     model = load_model("reference")
     model.network.generation_config.repetition_penalty = 5.0
     own = model.network.generation_config
-    made = trace(model, [Sample("2 + 2 + 2 ends in", " 6")], LogitLens(), "generated", limits=Limits(max_new_tokens=8))
+    made = trace(model, [Sample("2 + 2 + 2 is", " 6")], LogitLens(), "generated", limits=Limits(max_new_tokens=8))
     assert (made.data["output_id"].values == made.data["reference_id"].values).all()
     assert model.network.generation_config is own
-    assert made.samples["correct"].isna().all() and made.samples["text"][0].startswith("2 + 2 + 2 ends in")
+    assert made.samples["correct"].isna().all() and made.samples["text"][0].startswith("2 + 2 + 2 is")
 
 
 def test_routed_states_that_overflow_are_refused(monkeypatch):
@@ -654,4 +654,4 @@ def test_routed_states_that_overflow_are_refused(monkeypatch):
 
     monkeypatch.setattr(lens, "route_jump", overflow)
     with pytest.raises(ModelError, match="for states that were routed through its deepest 2 layers"):
-        trace(model, "2 + 2 ends in", HyperLens((2,)))
+        trace(model, "2 + 2 is", HyperLens((2,)))

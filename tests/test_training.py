@@ -1,6 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,15 +14,24 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import hyperlens as hl
-from hyperlens.errors import InputError
+from hyperlens.errors import ArtefactError, InputError
 from hyperlens.models import REFERENCE_FOLDER
-from hyperlens.tasks import GRADED
-from hyperlens.training.reference import Recipe, build_model, build_tokenizer, save_reference, train_reference
+from hyperlens.tasks import GRADED, LEVELS, VARIANTS
+from hyperlens.tasks.graded.graded import UNSEEN_FROM
+from hyperlens.training.checkpoints import NAME, restore_checkpoint
+from hyperlens.training.curriculum import draw_batch
+from hyperlens.training.recipe import Recipe, build_model, build_tokenizer, save_reference
+from hyperlens.training.reference import LOG, train_reference
 
-TINY = Recipe(layers=2, width=16, heads=2, inner=16, rows=4, length=32, steps=8, warmup=2)
+TINY = Recipe(layers=2, width=16, heads=2, inner=16, rows=4, length=48, steps=8, warmup=2)
+ALL_KNOWN = {f"{task}/{level}": 0.9 for task in GRADED for level in LEVELS}
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+def curve(rows):
+    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights_and_curve(tmp_path):
     rows, resumed = [], []
     whole = train_reference(TINY, tmp_path / "whole", every=2, report=rows.append)
 
@@ -30,22 +45,126 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     again = train_reference(TINY, tmp_path / "stopped", every=2, report=resumed.append)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
-    assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in resumed]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8] and curve(rows) == curve(resumed)
+    for folder in ("whole", "stopped"):
+        kept = [json.loads(line) for line in (tmp_path / folder / LOG).read_text().splitlines()]
+        assert curve(kept) == curve(rows)
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+def test_a_training_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path):
+    script = f"""
+        import sys, os, signal
+        from pathlib import Path
+        from hyperlens.training.recipe import Recipe
+        from hyperlens.training.reference import train_reference
+        def kill(row):
+            if row["step"] == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+        train_reference({TINY!r}, Path(sys.argv[1]), every=2, report=kill)
+    """
+    lines = "\n".join(line.removeprefix("        ") for line in script.strip("\n").splitlines())
+    done = subprocess.run([sys.executable, "-c", lines, str(tmp_path / "killed")], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    whole, again = train_reference(TINY, tmp_path / "whole"), train_reference(TINY, tmp_path / "killed")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_fields_that_differ(tmp_path):
     train_reference(TINY, tmp_path, every=8)
-    with pytest.raises(InputError, match=r"holds another recipe .*differs in seed"):
+    with pytest.raises(InputError, match=r"another recipe \(seed is 0, here 1\); choose another --checkpoint"):
         train_reference(dataclasses.replace(TINY, seed=1), tmp_path)
+    with pytest.raises(InputError, match=r"width is 16, here 32"):
+        train_reference(dataclasses.replace(TINY, width=32), tmp_path)
+    with pytest.raises(InputError, match=r"steps is 8, here 9"):
+        train_reference(dataclasses.replace(TINY, steps=9), tmp_path)
 
 
-def test_every_word_of_every_task_is_one_token():
+def test_the_number_of_steps_may_change_while_the_rates_are_on_their_plateau(tmp_path):
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_reference(TINY, tmp_path / "longer", every=4, report=stop)
+    longer = dataclasses.replace(TINY, steps=12)
+    again, whole = train_reference(longer, tmp_path / "longer"), train_reference(longer, tmp_path / "whole")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    train_reference(dataclasses.replace(TINY, steps=4), tmp_path, every=4)
+    before = (tmp_path / NAME).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        (tmp_path / NAME).rename(tmp_path / "kept")
+        with pytest.raises(ArtefactError, match=r"checkpoint of step 8 cannot be written .*the one before it is intact"):
+            train_reference(TINY, tmp_path, every=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.glob("*.tmp"))
+    (tmp_path / "kept").rename(tmp_path / NAME)
+    assert (tmp_path / NAME).read_bytes() == before
+    assert (
+        restore_checkpoint(tmp_path, dataclasses.replace(TINY, steps=4), build_model(TINY, len(build_tokenizer())), [])[0] == 4
+    )
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / NAME).write_bytes(b"not safetensors")
+    with pytest.raises(ArtefactError, match=r"checkpoint.safetensors cannot be read .*remove it to begin anew"):
+        train_reference(TINY, tmp_path)
+
+
+def test_every_word_of_every_task_is_known_to_the_tokenizer():
     tokenizer = build_tokenizer()
     for task in GRADED.values():
-        for sample in task.samples(30, 0):
-            ids = tokenizer(sample.prompt + sample.target)["input_ids"]
-            assert tokenizer.unk_token_id not in ids
-            assert tokenizer.decode(ids, skip_special_tokens=True) == sample.prompt + sample.target
+        for variant in VARIANTS:
+            for sample in task.samples(10, 0, variant):
+                ids = tokenizer(sample.prompt + sample.target)["input_ids"]
+                assert tokenizer.unk_token_id not in ids
+                assert tokenizer.decode(ids, skip_special_tokens=True) == sample.prompt + sample.target
+
+
+def test_a_batch_asks_only_what_training_may_see():
+    tokenizer = build_tokenizer()
+    asked = set()
+    for step in range(6):
+        batch = draw_batch(random.Random(step), Recipe(), ALL_KNOWN)
+        for row in batch.ids:
+            asked |= {part.strip() for part in tokenizer.decode(row, skip_special_tokens=False).removeprefix("<s>").split(" .")}
+    levels = [level for level in LEVELS if level >= UNSEEN_FROM]
+    evaluated = {
+        sample.prompt for task in GRADED.values() for name in VARIANTS for sample in task.samples(150, 0, name, levels=levels)
+    }
+    assert len(asked) > 300 and not any(question.startswith(tuple(evaluated)) for question in asked)
+
+
+def test_what_is_passed_is_the_value_of_the_chain_so_far_and_never_of_a_held_out_one():
+    tokenizer = build_tokenizer()
+    batch = draw_batch(random.Random(0), Recipe(rows=40), ALL_KNOWN)
+    checked = 0
+    for row, position, token in zip(batch.passed.rows, batch.passed.positions, batch.passed.answers, strict=True):
+        text = tokenizer.decode(batch.ids[row, 1 : position + 1])
+        question = text.rsplit(" . ", 1)[-1].rsplit(" but ", 1)[-1].removeprefix("not ")
+        if "'s " not in question or " is" in question:
+            continue
+        person, *relations = question.split("'s ")
+        chain = GRADED["knowledge"]
+        from hyperlens.tasks.graded.knowledge import FACTS
+
+        for relation in relations:
+            person = FACTS[relation][person]
+        assert tokenizer.decode([token]) == person and len(relations) <= len(LEVELS) and chain.name == "knowledge"
+        checked += 1
+    assert checked > 50
+
+
+def test_an_untrained_curriculum_asks_single_steps_alone():
+    batch = draw_batch(random.Random(0), Recipe(), {})
+    assert {cell.partition("/")[2].partition(":")[0] for cell in batch.cells} == {"1"}
+    assert not [cell for cell in batch.cells if cell.endswith(("reworded", "wide"))]
 
 
 def test_what_is_saved_loads_and_passes_its_certificate(tmp_path):
@@ -54,9 +173,17 @@ def test_what_is_saved_loads_and_passes_its_certificate(tmp_path):
     assert hl.load_model(tmp_path / "model").certificate.contexts == ("jump", "cached")
 
 
-def test_the_shipped_model_is_small_and_its_tokenizer_is_the_recipes():
+def test_the_shipped_model_is_small_and_its_recipe_and_tokenizer_are_the_committed_ones():
     weights = REFERENCE_FOLDER / "model.safetensors"
-    assert weights.stat().st_size <= 8 * 2**20
+    assert weights.stat().st_size <= 20 * 2**20
     assert len(load_file(weights)) > 100
-    text = "Ada's friend's boss is 3 + 4 ends in ."
+    assert json.loads((REFERENCE_FOLDER / "recipe.json").read_text()) == dataclasses.asdict(Recipe())
+    text = "not Ada's friend's boss but 3 + 14 is p = true ; x ^= 4 ;"
     assert AutoTokenizer.from_pretrained(REFERENCE_FOLDER)(text)["input_ids"] == build_tokenizer()(text)["input_ids"]
+
+
+def test_the_log_of_the_shipped_model_is_kept_with_it():
+    rows = [json.loads(line) for line in (REFERENCE_FOLDER / "training.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == Recipe().steps and [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert {f"{task}/{level}" for task in GRADED for level in LEVELS} <= set(rows[-1])
+    assert rows[-1]["seconds"] > 0 and rows[-1]["loss"] < rows[0]["loss"]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hyperlens.models import Model, check_model, load_model
     from hyperlens.runs import Run, Study, open_run, run_study
     from hyperlens.tasks import Sample, read_samples
-    from hyperlens.tracing import Limits, trace
-    from hyperlens.trajectory import Trajectory, measure_effort, pool_effort
+    from hyperlens.tracing import Limits, differentiate_steps, trace
+    from hyperlens.trajectory import Trajectory, measure_effort, measure_magnification, pool_effort
 
 _HOMES = {
     "Certificate": "certificate",
@@ -33,8 +33,10 @@ _HOMES = {
     "Study": "runs",
     "Trajectory": "trajectory",
     "check_model": "models",
+    "differentiate_steps": "tracing",
     "load_model": "models",
     "measure_effort": "trajectory",
+    "measure_magnification": "trajectory",
     "open_run": "runs",
     "pool_effort": "trajectory",
     "read_samples": "tasks",
@@ -56,8 +58,10 @@ __all__ = [
     "Study",
     "Trajectory",
     "check_model",
+    "differentiate_steps",
     "load_model",
     "measure_effort",
+    "measure_magnification",
     "open_run",
     "pool_effort",
     "read_samples",

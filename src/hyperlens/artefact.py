@@ -53,6 +53,22 @@ def write_artefact(
     return place
 
 
+def write_file(place: Path, text: str) -> Path:
+    """Write `text` beside `place` and move it there; gives the path. Raises ArtefactError, what was there intact."""
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        if place.is_dir():
+            raise ArtefactError(f"{place} is a folder; give the name of a file")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(partial, text)
+        os.replace(partial, place)
+    except OSError as error:
+        raise ArtefactError(f"{place} cannot be written ({error.strerror}); choose another place with --out") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return place
+
+
 def check_place(folder: str | os.PathLike[str]) -> Path:
     """The folder as a path, if results may be written there: it does not exist, is empty, or holds an artefact of ours."""
     place = Path(folder).absolute()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperlens.models import Model
+    from hyperlens.runs import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -28,7 +29,7 @@ Device = Annotated[str | None, typer.Option("--device", help="Such as cpu, cuda 
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="How to spread the model, such as auto.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the hub's code; needs --revision COMMIT.")]
-FocalDepth = Annotated[str, typer.Option("--focal-depth", help="Numbers such as 0,2,4, or auto (one chosen, beside 0).")]
+FocalDepth = Annotated[str, typer.Option("--focal-depth", help="Numbers such as 0,2,4; auto (one chosen, beside 0); sweep.")]
 ContextName = Annotated[str, typer.Option("--context", help="What routed states attend to: jump or cached.")]
 ReadingNames = Annotated[str, typer.Option("--reading", help="Names such as probability,entropy.")]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Most tokens of one batch.")]
@@ -152,7 +153,10 @@ def trace(
 @app.command()
 def study(
     model: Annotated[str, typer.Option("--model", help="A folder, a hub id, or the model that comes with us.")] = "reference",
-    task: Annotated[list[str] | None, typer.Option("--task", help="A task by name; may be repeated. All by default.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="A task, such as logic or logic:plain; may be repeated.")
+    ] = None,
+    level: Annotated[list[int] | None, typer.Option("--level", help="A level; may be repeated. All by default.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Own samples with targets, one JSON object per line.")] = None,
     limit: Annotated[int, typer.Option("--limit", help="Samples per level.")] = 50,
     seed: Seed = 0,
@@ -165,28 +169,39 @@ def study(
     device_map: DeviceMap = None,
     revision: Revision = None,
     trust_remote_code: RemoteCode = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/study"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; the page goes beside it.")] = Path("runs/study"),
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML page.")] = True,
     json: Json = False,
 ) -> None:
     """Measure accuracy, confidence and effort by task and level; without options, our model on our questions."""
     from hyperlens.artefact import check_place
     from hyperlens.runs import Study, run_study
-    from hyperlens.tasks import GRADED, read_samples
+    from hyperlens.tasks import GRADED, LEVELS, read_samples
 
     check_place(out)
     samples = tuple(read_samples(file)) if file is not None else ()
     depths, readings = _parse_depths(focal_depth), _split(reading)
-    plan = Study(tuple(task or GRADED), samples, limit, seed, depths, context, readings)
+    plan = Study(tuple(task or GRADED), tuple(level or LEVELS), samples, limit, seed, depths, context, readings)
     with _working("loading and proving the model"):
         loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
     run = run_study(loaded, plan, out, batch_tokens)
-    document = {"manifest": run.manifest, "groups": run.groups, "trends": run.trends}
     if json:
-        _print_json(document)
+        _print_json({"manifest": run.manifest, "groups": run.groups, "trends": run.trends, "choices": run.choices})
     else:
-        from hyperlens.terminal import show_study
+        _show_run(run)
+    if report:
+        _write_report(run, None, quiet=json)
 
-        show_study(_console(), document, run.folder)
+
+@app.command("report")
+def write_report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a study.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File for the page; beside the folder by default.")] = None,
+) -> None:
+    """Write a study's results as one self-contained HTML page."""
+    from hyperlens.runs import open_run
+
+    _write_report(open_run(folder), out)
 
 
 @app.command("train-reference")
@@ -195,12 +210,38 @@ def train_reference(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder to go on from.")] = Path("checkpoints/reference"),
     steps: Annotated[int | None, typer.Option("--steps", help="Steps instead of the recipe's.")] = None,
     seed: Seed = 0,
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Train the reference model again from its recipe; goes on where it was stopped."""
-    from hyperlens.training.reference import Recipe, save_reference, train_reference
-
+    with _working("starting"):
+        from hyperlens.training.recipe import Recipe, save_reference
+        from hyperlens.training.reference import train_reference
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
-    save_reference(train_reference(recipe, checkpoint, report=_print_json), recipe, out)
+    show = _print_json if json else _show_training(recipe.steps)
+    save_reference(train_reference(recipe, checkpoint, report=show, device=device or "cpu"), recipe, out)
+
+
+def _show_run(run: Run) -> None:
+    from hyperlens.terminal import show_study
+
+    document = {"manifest": run.manifest, "groups": run.groups, "trends": run.trends, "choices": run.choices}
+    show_study(_console(), document, run.headline_depths, run.folder)
+
+
+def _write_report(run: Run, out: Path | None, quiet: bool = False) -> None:
+    from hyperlens.report import write_report
+
+    place = write_report(run, out)
+    print(f"Page: {place}", file=sys.stderr if quiet else sys.stdout)
+
+
+def _show_training(steps: int) -> Any:
+    """A line for each checkpoint: step, loss, time left, and the accuracy of each domain by level."""
+    from hyperlens.terminal import show_training
+
+    console = _console()
+    return lambda row: show_training(console, row, steps)
 
 
 def _load(model: str, dtype: str, device: str | None, device_map: str | None, revision: str | None, remote: bool) -> Model:
@@ -210,12 +251,12 @@ def _load(model: str, dtype: str, device: str | None, device_map: str | None, re
 
 
 def _parse_depths(given: str) -> tuple[int, ...] | str:
-    if given.strip() == "auto":
-        return "auto"
+    if given.strip() in ("auto", "sweep"):
+        return given.strip()
     try:
         return tuple(int(part) for part in _split(given))
     except ValueError:
-        raise InputError(f'focal depth "{given}" is not a number; give numbers such as 0,2,4, or auto') from None
+        raise InputError(f'focal depth "{given}" is not a number; give numbers such as 0,2,4, auto or sweep') from None
 
 
 def _split(given: str) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ ONSET_AT = 0.1
 COMMIT_AT = 0.9
 SMALLEST_GIVEN = 0.01
 """Below this c_L the progress towards a *given* token means nothing, and its effort is NaN."""
+SMALLEST_VARIATION = 0.01
+"""Where confidence moves less than this per token, a ratio to that movement means nothing, and it is NaN."""
 
 
 def measure_progress(confidence: Array, guess: float = 0.0, smallest: float = 0.0) -> Array:
@@ -94,6 +96,77 @@ def measure_resolution(confidence: Array) -> Array:
     flat = squares == 0
     steps = _variation(confidence) ** 2 / xp.where(flat, xp.ones_like(squares), squares)
     return xp.where(flat, xp.full_like(steps, float("nan")), steps)
+
+
+def measure_gain(routed: Array, logit: Array) -> Array:
+    """Magnification: how much more the confidence moves from state to state at a focal depth m than in the logit lens.
+
+    Σ|c^(m)_{l+1} − c^(m)_l| / Σ|c^(0)_{l+1} − c^(0)_l|, both sums over all tokens and over l < L − m: a ratio of sums, never a
+    mean of ratios. `routed[token, L − m + 1]`, `logit[token, L + 1]` -> a number ≥ 0; NaN where the logit lens moves by less
+    than 0.01 per token. More than 1 alone is no evidence of magnification: by state L − m the routed confidence has arrived,
+    and the logit lens is cut off before it does. Read it beside `measure_path_ratio`. Source: METHOD §6.
+    """
+    return _divide_sums(_variation(routed), _variation(logit[..., : routed.shape[-1]]))
+
+
+def measure_path_ratio(routed: Array, logit: Array) -> Array:
+    """Total movement of the routed confidence, l ≤ L − m, by that of the logit lens over its full path, l ≤ L.
+
+    `routed[token, L − m + 1]`, `logit[token, L + 1]` -> a number ≥ 0, 1 where both rise without turning back and begin alike;
+    NaN where the logit lens moves by less than 0.01 per token.
+    """
+    return _divide_sums(_variation(routed), _variation(logit))
+
+
+def measure_directional_gain(routed: Array, logit: Array) -> Array:
+    """Σ|∂c^(m)| / Σ|∂c^(0)| of the derivatives of the confidence along the model's own next step, h_{l+1} − h_l.
+
+    `routed[token, L − m]`, `logit[token, L − m]` -> a number ≥ 0; NaN where the derivatives of the logit lens are below 0.01
+    per token. It asks what an infinitesimal step does, and so needs no arrival.
+    """
+    xp = array_namespace(routed, logit)
+    return _divide_sums(xp.sum(xp.abs(routed), axis=-1), xp.sum(xp.abs(logit[..., : routed.shape[-1]]), axis=-1))
+
+
+def measure_monotonicity(routed: Array, logit: Array) -> Array:
+    """Spearman's correlation, over tokens, of the routed and the logit lens's confidence at each state l < L − m.
+
+    `routed[token, L − m + 1]`, `logit[token, L + 1]` -> `[L − m]` in [−1, 1]: 1 where routing keeps the order of tokens, so
+    that it magnifies rather than distorts; NaN where all tokens are alike.
+    """
+    xp = array_namespace(routed, logit)
+    states = routed.shape[-1] - 1
+    if states == 0:
+        return routed[0, :0]
+    return xp.stack([_correlate(_rank(routed[:, state]), _rank(logit[:, state])) for state in range(states)])
+
+
+def _divide_sums(above: Array, below: Array) -> Array:
+    """Sum of `above[token]` by sum of `below[token]`; NaN where that is less than 0.01 per token."""
+    xp = array_namespace(above, below)
+    total = xp.sum(below)
+    defined = total >= SMALLEST_VARIATION * below.shape[0]
+    return xp.where(defined, xp.sum(above) / xp.where(defined, total, xp.ones_like(total)), xp.full_like(total, float("nan")))
+
+
+def _rank(values: Array) -> Array:
+    """Ranks from 1 of `values[token]`, equal values sharing their mean rank."""
+    xp = array_namespace(values)
+    values = xp.asarray(values, copy=True)  # torch warns about columns of a larger array
+    ordered = xp.sort(values)
+    below, upto = (xp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return xp.astype(below + upto + 1, values.dtype) / 2
+
+
+def _correlate(first: Array, second: Array) -> Array:
+    """Pearson's correlation of two vectors; NaN where either is constant."""
+    xp = array_namespace(first, second)
+    first, second = first - xp.mean(first), second - xp.mean(second)
+    size = xp.sqrt(xp.sum(first * first) * xp.sum(second * second))
+    varied = size > 0
+    return xp.where(
+        varied, xp.sum(first * second) / xp.where(varied, size, xp.ones_like(size)), xp.full_like(size, float("nan"))
+    )
 
 
 def _steps(confidence: Array) -> Array:

@@ -290,13 +290,13 @@ def _wrapped(layers: nn.ModuleList, visit: _Visit) -> Iterator[None]:
 
 
 @contextmanager
-def at_rest(model: PreTrainedModel) -> Iterator[None]:
-    """No gradients, no dropout; each module's training flag comes back as it was."""
+def at_rest(model: PreTrainedModel, gradients: bool = False) -> Iterator[None]:
+    """No dropout, and no gradients unless they are asked for; each module's training flag comes back as it was."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
         for module in training:

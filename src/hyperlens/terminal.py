@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -93,44 +94,85 @@ def show_depths(console: Console, manifest: Mapping[str, Any]) -> None:
     )
 
 
-def show_study(console: Console, document: Mapping[str, Any], folder: object) -> None:
-    """The table of a study by task and level, how effort follows the level, and where all of it is kept."""
-    manifest, lens = document["manifest"], document["manifest"]["lens"]
+def show_study(console: Console, document: Mapping[str, Any], depths: Sequence[int], folder: object) -> None:
+    """The tables of a study at the focal `depths`: groups by task and level, how effort follows the level, which depth follows
+    it best, and where all of it is kept."""
+    manifest = document["manifest"]
+    _show_groups(console, document, depths)
+    if document["trends"]:
+        _show_trends(console, document["trends"], depths)
+    for choice in document["choices"]:
+        line = f"{choice['task']}: chosen with labels on one half, m = {choice['chosen']}; on the other half its rho is "
+        console.print(make_safe(f"{line}{_rho(choice['held_out'])}, that of the logit lens {_rho(choice['logit'])}", 200))
+    show_depths(console, manifest)
+    console.print(make_safe(f"Ω: mean share of the final confidence still missing before state L − m. Kept in {folder}", 400))
+
+
+def _show_groups(console: Console, document: Mapping[str, Any], depths: Sequence[int]) -> None:
+    manifest = document["manifest"]
     table = Table(
-        title=make_safe(f"{manifest['model']['name']}: {manifest['model']['layers']} layers, context {lens['context']}"),
+        title=make_safe(
+            f"{manifest['model']['name']}: {manifest['model']['layers']} layers, context {manifest['lens']['context']}"
+        ),
         title_justify="left",
     )
     for name in ("task", "level", "n", "accuracy", "confidence"):
         table.add_column(name, justify="left" if name == "task" else "right")
-    for depth in lens["focal_depths"]:
-        table.add_column(f"Ω at m = {depth}  [95 %]", justify="right")
-        table.add_column("correct only", justify="right")
-    task = None
-    for group in document["groups"]:
-        if task not in (None, group["task"]):
+    for depth in depths:
+        for name in (f"Ω at m = {depth} [95 %]", "if correct", "struggle", "commit"):
+            table.add_column(name, justify="right")
+    for number, group in enumerate(document["groups"]):
+        if number and group["task"] != document["groups"][number - 1]["task"]:
             table.add_section()
-        task = group["task"]
-        cells: list[Any] = [make_safe(task), _whole(group["level"]), str(group["n"])]
+        cells: list[Any] = [make_safe(group["task"]), _whole(group["level"]), str(group["n"])]
         cells += [_number(group["accuracy"]), _number(group["confidence"])]
-        for depth in lens["focal_depths"]:
-            effort = group["effort"][str(depth)]
+        for key in map(str, depths):
+            effort = group["effort"][key]
             cells.append(f"{_number(effort['mean'])} [{_number(effort['low'])}, {_number(effort['high'])}]")
-            cells.append(_number(group["correct"]["effort"][str(depth)]["mean"]))
+            cells.append(_number(group["correct"]["effort"][key]["mean"]))
+            cells += [_number(group[name][key]["mean"], 1) for name in ("struggle", "commit")]
         table.add_row(*map(_cell, cells))
     console.print(table)
-    for trend in document["trends"]:
-        line = f"{trend['task']}: at m = {trend['depth']} effort follows the level with Spearman's rho {_number(trend['rho'])} "
-        console.print(make_safe(f"{line}[{_number(trend['low'])}, {_number(trend['high'])}]", 200))
-    show_depths(console, manifest)
-    console.print(make_safe(f"Ω: mean share of the final confidence still missing before state L − m. Kept in {folder}", 400))
+
+
+def _show_trends(console: Console, trends: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> None:
+    table = Table(title="Does effort follow the level? Spearman's rho [95 %]", title_justify="left")
+    for name in ("task", "m", "all", "if correct", "confidence taken out", "at matched confidence", "length taken out"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    shown = [trend for trend in trends if trend["depth"] in depths]
+    for number, trend in enumerate(shown):
+        if number and trend["task"] != shown[number - 1]["task"]:
+            table.add_section()
+        partial = trend["partial"]
+        columns = (trend, trend["correct"], partial["confidence"], trend["matched"]["confidence"], partial["length"])
+        table.add_row(make_safe(trend["task"]), str(trend["depth"]), *map(_rho, columns))
+    console.print(table)
+
+
+def show_training(console: Console, row: Mapping[str, Any], steps: int) -> None:
+    """One line of a training: how far it is, its loss, the time left, and the accuracies of each domain, level by level."""
+    domains: dict[str, list[str]] = {}
+    for cell, accuracy in row.items():
+        task, slash, level = cell.partition("/")
+        if slash and level.isdigit():
+            domains.setdefault(task, []).append(f"{accuracy:.2f}")
+    left = str(timedelta(seconds=row["seconds_left"]))
+    accuracies = "  ".join(f"{task} {' '.join(values)}" for task, values in domains.items())
+    console.print(
+        make_safe(f"step {row['step']} of {steps}  loss {row['loss']:.3f}  {left} left  {accuracies}", 400), soft_wrap=True
+    )
 
 
 def _cell(value: Any) -> Text:
     return value if isinstance(value, Text) else Text(str(value))
 
 
-def _number(value: float | np.floating | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
+def _number(value: float | np.floating | None, digits: int = 2) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _rho(value: Mapping[str, Any]) -> str:
+    return f"{_number(value['rho'])} [{_number(value['low'])}, {_number(value['high'])}]"
 
 
 def _whole(value: int | float | np.floating | None) -> str:

@@ -135,7 +135,7 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
     np.add.at(total, owners, np.where(known, measured, 0.0))
     np.maximum.at(largest, owners, np.where(known, measured, -np.inf))
     variables = {
-        "mean": np.where(count > 0, total / np.maximum(count, 1), np.nan),
+        "mean": average_tokens(trajectory, measured),
         "sum": np.where(count > 0, total, np.nan),
         "maximum": np.where(count > 0, largest, np.nan),
         "left_out": tokens[:, None] - count,
@@ -143,6 +143,41 @@ def pool_effort(trajectory: Trajectory) -> xr.Dataset:
     return xr.Dataset(
         {name: (("sample", "focal_depth"), values) for name, values in variables.items()} | {"tokens": (("sample",), tokens)},
         coords={"sample": np.arange(samples), "focal_depth": list(trajectory.focal_depths)},
+    )
+
+
+def average_tokens(trajectory: Trajectory, values: np.ndarray) -> np.ndarray:
+    """Mean of `values[token, …]` over the tokens of each sample: `[sample, …]`. NaN values are left out; NaN where all are."""
+    known = ~np.isnan(values)
+    shape = (len(trajectory.samples), *values.shape[1:])
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, trajectory.data["sample"].values, np.where(known, values, 0.0))
+    np.add.at(count, trajectory.data["sample"].values, known)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def measure_magnification(trajectory: Trajectory) -> xr.Dataset:
+    """How each focal depth's confidence moves beside the logit lens's, over all tokens that were read.
+
+    `gain` and `path_ratio` `[focal_depth]`; `monotonicity` `[focal_depth, state]`, NaN from state L − m on. Formulas, ranges
+    and what they do not show: `hyperlens.effort.measure_gain`, `measure_path_ratio`, `measure_monotonicity`. Raises InputError
+    where focal depth 0, the logit lens, was not read.
+    """
+    logit = trajectory.confidence(0).astype(np.float64)
+    monotonicity = np.full((len(trajectory.focal_depths), trajectory.layers), np.nan)
+    gains, ratios = [], []
+    for number, depth in enumerate(trajectory.focal_depths):
+        routed = trajectory.confidence(depth).astype(np.float64)
+        gains.append(float(effort.measure_gain(routed, logit)))
+        ratios.append(float(effort.measure_path_ratio(routed, logit)))
+        monotonicity[number, : trajectory.layers - depth] = effort.measure_monotonicity(routed, logit)
+    return xr.Dataset(
+        {
+            "gain": (("focal_depth",), np.array(gains)),
+            "path_ratio": (("focal_depth",), np.array(ratios)),
+            "monotonicity": (("focal_depth", "state"), monotonicity),
+        },
+        coords={"focal_depth": list(trajectory.focal_depths), "state": np.arange(trajectory.layers)},
     )
 
 

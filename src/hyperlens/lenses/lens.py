@@ -14,10 +14,14 @@ from hyperlens.errors import InputError
 from hyperlens.routing import route_cached, route_jump
 from hyperlens.splice import Inputs, Memory, Probes, Splice
 
+CHOICES = ("auto", "sweep")
+"""Focal depths that are chosen once the model is known: one by resolution and the logit lens, or all candidates."""
+
 
 @dataclass(frozen=True)
 class Lens:
-    """The settings of a lens. `focal_depths` are the numbers m of deepest layers, or "auto" to choose one by resolution.
+    """The settings of a lens. `focal_depths` are the numbers m of deepest layers, "auto" to choose one by resolution, or
+    "sweep" for all that "auto" chooses from.
 
     `context` says what a routed state attends to: in "jump" the states of all positions at its own depth, in "cached" the
     keys and values that the model itself computed for the positions before it.
@@ -29,10 +33,12 @@ class Lens:
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
             raise InputError(f'"{self.context}" is not a context; choose from {", ".join(CONTEXTS)}')
-        if self.focal_depths == "auto":
+        if self.focal_depths in CHOICES:
             return
         if isinstance(self.focal_depths, str) or not self.focal_depths:
-            raise InputError(f'"{self.focal_depths}" is no list of focal depths; give numbers such as (0, 2, 4), or "auto"')
+            raise InputError(
+                f'"{self.focal_depths}" is no list of focal depths; give numbers such as (0, 2, 4), "auto" or "sweep"'
+            )
         for depth in self.focal_depths:
             if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
                 raise InputError(f"focal depth {depth} is not a whole number from 0 up; give one between 0 and the layers")

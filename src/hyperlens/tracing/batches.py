@@ -85,7 +85,7 @@ def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
     error = _prove_longest(job, encoded[order[0]], order[0])
     tables = []
     with _progress(job, len(encoded)) as advance:
-        for numbers in _batches(job, encoded, order):
+        for numbers in make_batches(job, encoded, order):
             tables.append(_read_batch(job, encoded, numbers))
             advance(len(numbers))
     return _join(tables, error)
@@ -96,7 +96,7 @@ def fed_tokens(text: Encoded) -> tuple[int, ...]:
     return text.ids[: text.positions[-1] + 1]
 
 
-def _batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
+def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
     """Texts of similar length together, as many as `batch_tokens` allows."""
     batch: list[int] = []
     for number in order:
@@ -108,7 +108,7 @@ def _batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iter
     yield batch
 
 
-def _prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
+def prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
     """The padded batch, and the places in it that are read."""
     device = job.model.splice.device
     fed = [torch.tensor(fed_tokens(text), device=device) for text in texts]
@@ -122,7 +122,7 @@ def _prove_longest(job: Job, text: Encoded, number: int) -> float:
     """In the `jump` context: that the routed path gives the model's own output on the longest text."""
     if not max(job.depths) or job.lens.context != "jump":
         return 0.0
-    inputs, probes = _prepare_batch(job, [replace(text, positions=text.positions[-1:])])
+    inputs, probes = prepare_batch(job, [replace(text, positions=text.positions[-1:])])
     error = check_jump(job.model.splice, inputs, probes, job.depths)
     if not error <= error_bound(job.model.splice.dtype) and not torch.isfinite(job.model.splice.run(inputs).logits).all():
         _refuse_infinite(job, inputs, [number])
@@ -142,7 +142,7 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     """Run one batch once, route its states, and read them."""
     texts = [encoded[number] for number in numbers]
     splice = job.model.splice
-    inputs, probes = _prepare_batch(job, texts)
+    inputs, probes = prepare_batch(job, texts)
     routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens)
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
     options = [list(text.option_ids) for text in texts for _ in text.positions]

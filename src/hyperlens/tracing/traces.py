@@ -65,13 +65,13 @@ def trace(
 
 
 def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: Limits) -> tuple[Lens, dict[str, Any] | None]:
-    """`lens` with its focal depth chosen where it is "auto", and the sweep that chose it.
+    """`lens` with its focal depth chosen where it is "auto" or "sweep", and the calibration that chose it.
 
     Candidates 0, 1, 2, 4, 8 … up to layers − 4; the largest mean resolution over 64 positions of the texts wins and is read
     beside the logit lens. Where the logit lens itself wins, the best deeper focus is read beside it, so that there is
-    something to compare. Positions whose trajectory is flat are skipped and counted.
+    something to compare. "sweep" reads all candidates. Positions whose trajectory is flat are skipped and counted.
     """
-    if lens.focal_depths != "auto":
+    if not isinstance(lens.focal_depths, str):
         return lens, None
     candidates = [0, *(2**power for power in range(model.layers.bit_length()) if 2**power <= model.layers - 4)]
     calibration = _calibration_texts(encoded)
@@ -83,7 +83,7 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
         known = resolution[~np.isnan(resolution)]
         sweep[depth] = {"resolution": float(known.mean()) if len(known) else None, "flat": len(resolution) - len(known)}
     ranked = sorted(candidates, key=lambda depth: (-(sweep[depth]["resolution"] or 0.0), depth))
-    beside = {0, ranked[0]} if ranked[0] else set(ranked[:2])
+    beside = candidates if lens.focal_depths == "sweep" else {0, ranked[0]} if ranked[0] else ranked[:2]
     chosen = {"chosen": ranked[0], "positions": len(confidence), "candidates": sweep}
     return replace(lens, focal_depths=tuple(sorted(beside))), chosen
 
