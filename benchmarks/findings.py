@@ -4,8 +4,8 @@
 
 Measures the reference model on its graded tasks, the same architecture with random weights, and the models in
 `$HYPERLENS_SHARED/models` (default `../shared/models`; left out, with a note, where they are not there). Writes
-docs/findings.json and the figures, and puts the tables between their marks in docs/findings.md. `--only draw` does the latter
-two from a findings.json that is there.
+docs/findings.json and the figures, and puts the tables between their marks in docs/findings.md and README.md. `--only draw` does
+the latter two from a findings.json that is there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main() -> None:
         found = measure_all(given.limit, given.seed)
         file.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(file.read_text(encoding="utf-8"))
-    fill_tables(DOCS / "findings.md", found)
+    tables = make_tables(found)
+    fill_tables(DOCS / "findings.md", {name: table for name, table in tables.items() if name != "summary"})
+    fill_tables(DOCS.parent / "README.md", {"summary": tables["summary"]})
     draw_figures(found)
 
 
@@ -358,10 +360,10 @@ def as_dict(interval: Interval) -> Found:
     return asdict(interval)
 
 
-def fill_tables(page: Path, found: Found) -> None:
+def fill_tables(page: Path, tables: Mapping[str, str]) -> None:
     """Put each table between its marks, `<!-- table: name -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
-    for name, table in make_tables(found).items():
+    for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"{page} has no marks for the table {name}")
@@ -375,6 +377,15 @@ def make_tables(found: Found) -> dict[str, str]:
     trends = {(row["task"], row["depth"]): row for row in jump["trends"]}
     cached_trends = {(row["task"], row["depth"]): row for row in cached["trends"]}
     tables = {
+        "summary": tabulate(
+            ["domain", "steps", "accuracy", "confidence", "Ω, m = 0 [95 %]", "Ω, m = 2 [95 %]", "commit, m = 0"],
+            [
+                [g["task"], g["level"], g["accuracy"], g["confidence"]]
+                + [*(mean(g["effort"][m]) for m in ("0", "2")), mean(g["commit"]["0"], 1)]
+                for g in jump["groups"]
+                if g["level"] in (1, 3, 5)
+            ],
+        ),
         "levels": tabulate(
             ["domain", "level", "n", "accuracy", "confidence", *(f"Ω, m = {depth}" for depth in DEPTHS)],
             [

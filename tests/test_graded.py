@@ -35,8 +35,8 @@ def test_no_chain_that_is_evaluated_is_ever_trained_on_from_two_steps_on(name, l
     """However the question is put: in whatever variant, behind whatever aside."""
     task, rng = GRADED[name], random.Random(level)
     for wide in (False, True):
-        evaluated = {task.draw(level, rng, wide, held_out=True).cores[-1] for _ in range(1000)}
-        trained = {task.draw(level, rng, wide, held_out=False).cores[-1] for _ in range(3000)}
+        evaluated = {task.draw(level, rng, wide, held_out=True).cores[-1] for _ in range(600)}
+        trained = {task.draw(level, rng, wide, held_out=False).cores[-1] for _ in range(2000)}
         assert evaluated and trained and not evaluated & trained
 
 
@@ -44,8 +44,8 @@ def test_no_chain_that_is_evaluated_is_ever_trained_on_from_two_steps_on(name, l
 def test_no_prompt_that_is_evaluated_is_ever_trained_on_from_two_steps_on(name):
     task, rng = GRADED[name], random.Random(0)
     for variant in VARIANTS:
-        evaluated = {sample.prompt for sample in task.samples(100, 0, variant, levels=(2, 3))}
-        trained = {task.ask(level, rng, VARIANTS[variant], held_out=False)[0] for level in (2, 3) for _ in range(1500)}
+        evaluated = {task.ask(level, rng, VARIANTS[variant], held_out=True)[0] for level in (2, 3) for _ in range(60)}
+        trained = {task.ask(level, rng, VARIANTS[variant], held_out=False)[0] for level in (2, 3) for _ in range(600)}
         assert not evaluated & trained
 
 
@@ -53,15 +53,15 @@ def test_no_prompt_that_is_evaluated_is_ever_trained_on_from_two_steps_on(name):
 def test_single_steps_are_all_seen_in_training_which_is_declared(name):
     task, rng = GRADED[name], random.Random(1)
     assert UNSEEN_FROM == 2
-    single = {task.draw(1, rng, False, held_out=True).cores[-1] for _ in range(20000)}
-    assert single == {task.draw(1, rng, False, held_out=False).cores[-1] for _ in range(20000)}
+    single = {task.draw(1, rng, False, held_out=True).cores[-1] for _ in range(6000)}
+    assert single == {task.draw(1, rng, False, held_out=False).cores[-1] for _ in range(6000)}
 
 
 @ALL_TASKS
 @pytest.mark.parametrize("level", LEVELS)
 def test_answers_are_equally_likely_at_every_level(name, level):
     task, rng = GRADED[name], random.Random(level)
-    answers = [task.draw_chain(level, rng, False).values[-1] for _ in range(8000)]
+    answers = [task.draw_chain(level, rng, False).values[-1] for _ in range(4000)]
     assert set(answers) == set(task.answers)
     expected = len(answers) / len(task.answers)
     assert all(abs(answers.count(kind) - expected) < 5 * expected**0.5 for kind in task.answers)
@@ -86,13 +86,14 @@ def test_prompts_are_equally_long_at_every_level(name):
     tokenizer = build_tokenizer()
 
     def lengths(variant):
-        drawn = {level: GRADED[name].samples(300, 0, variant, levels=(level,)) for level in (1, 3, 5)}
-        return {level: [len(tokenizer(sample.prompt)["input_ids"]) for sample in samples] for level, samples in drawn.items()}
+        rng, how = random.Random(variant), VARIANTS[variant]
+        drawn = {level: [GRADED[name].ask(level, rng, how, True)[0] for _ in range(150)] for level in (1, 3, 5)}
+        return {level: [len(tokenizer(prompt)["input_ids"]) for prompt in prompts] for level, prompts in drawn.items()}
 
     matched, plain = lengths("matched"), lengths("plain")
     for level in (3, 5):
         spread = np.std(matched[1] + matched[level])
-        assert abs(np.mean(matched[1]) - np.mean(matched[level])) < 4 * spread / 300**0.5
+        assert abs(np.mean(matched[1]) - np.mean(matched[level])) < 4 * spread / 150**0.5
         assert max(plain[1]) < min(plain[level])
 
 

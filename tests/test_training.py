@@ -121,7 +121,7 @@ def test_every_word_of_every_task_is_known_to_the_tokenizer():
     tokenizer = build_tokenizer()
     for task in GRADED.values():
         for variant in VARIANTS:
-            for sample in task.samples(10, 0, variant):
+            for sample in task.samples(4, 0, variant):
                 ids = tokenizer(sample.prompt + sample.target)["input_ids"]
                 assert tokenizer.unk_token_id not in ids
                 assert tokenizer.decode(ids, skip_special_tokens=True) == sample.prompt + sample.target
@@ -136,7 +136,7 @@ def test_a_batch_asks_only_what_training_may_see():
             asked |= {part.strip() for part in tokenizer.decode(row, skip_special_tokens=False).removeprefix("<s>").split(" .")}
     levels = [level for level in LEVELS if level >= UNSEEN_FROM]
     evaluated = {
-        sample.prompt for task in GRADED.values() for name in VARIANTS for sample in task.samples(150, 0, name, levels=levels)
+        sample.prompt for task in GRADED.values() for name in VARIANTS for sample in task.samples(10, 0, name, levels=levels)
     }
     assert len(asked) > 300 and not any(question.startswith(tuple(evaluated)) for question in asked)
 
@@ -168,9 +168,10 @@ def test_an_untrained_curriculum_asks_single_steps_alone():
 
 
 def test_what_is_saved_loads_and_passes_its_certificate(tmp_path):
-    model = build_model(TINY, len(build_tokenizer()))
-    save_reference(model, TINY, tmp_path / "model")
+    model = train_reference(dataclasses.replace(TINY, steps=2), tmp_path / "checkpoint")
+    save_reference(model, TINY, tmp_path / "model", tmp_path / "checkpoint" / LOG)
     assert hl.load_model(tmp_path / "model").certificate.contexts == ("jump", "cached")
+    assert (tmp_path / "model" / "training.jsonl").read_bytes() == (tmp_path / "checkpoint" / LOG).read_bytes()
 
 
 def test_the_shipped_model_is_small_and_its_recipe_and_tokenizer_are_the_committed_ones():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hyperlens.errors import HyperLensError, HyperLensWarning
     from hyperlens.lenses import HyperLens, Lens, LogitLens
     from hyperlens.models import Model, check_model, load_model
+    from hyperlens.report import write_report
     from hyperlens.runs import Run, Study, open_run, run_study
     from hyperlens.tasks import Sample, read_samples
     from hyperlens.tracing import Limits, differentiate_steps, trace
@@ -42,6 +43,7 @@ _HOMES = {
     "read_samples": "tasks",
     "run_study": "runs",
     "trace": "tracing",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "read_samples",
     "run_study",
     "trace",
+    "write_report",
 ]
 
 

@@ -216,10 +216,11 @@ def train_reference(
     """Train the reference model again from its recipe; goes on where it was stopped."""
     with _working("starting"):
         from hyperlens.training.recipe import Recipe, save_reference
-        from hyperlens.training.reference import train_reference
+        from hyperlens.training.reference import LOG, train_reference
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
     show = _print_json if json else _show_training(recipe.steps)
-    save_reference(train_reference(recipe, checkpoint, report=show, device=device or "cpu"), recipe, out)
+    model = train_reference(recipe, checkpoint, report=show, device=device or "cpu")
+    save_reference(model, recipe, out, checkpoint / LOG)
 
 
 def _show_run(run: Run) -> None:

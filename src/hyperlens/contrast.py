@@ -1,21 +1,23 @@
 """Effort between groups of samples: intervals, trends, and what is left of them once confidence or length is matched.
 
-The sample, not the token, is the unit. Intervals are 95 % percentile-bootstrap intervals of 2,000 resamples.
+The sample, not the token, is the unit. Intervals are 95 % percentile-bootstrap intervals of 2,000 resamples. A resample is a
+weight for each sample, how often it was drawn, and each statistic is a function of weights: so ranks need sorting only once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 2000
-LEVEL = 0.95
-RESAMPLE_VALUES = 500_000
-"""Most values of one side that are drawn in one go."""
+PERCENTILES = (2.5, 97.5)
+SMALLEST_SHARE = 1e-9
+"""A side varies if the controls leave more than this share of the variance of its ranks."""
+CHUNK = 2_000_000
+"""Most weights, resamples times samples, that are held at once."""
 STRATA = 4
 """Into how many equally large strata samples are sorted by what is to be matched."""
 
@@ -49,11 +51,10 @@ class DepthChoice:
 
 def estimate_mean(values: np.ndarray, seed: int = 0) -> Interval:
     """Mean of `values[sample]` and its interval. NaN values are left out; `n` counts those that are not."""
-    known = _known(values)
+    known = _complete(values)[0]
     if len(known) < 2:
-        return Interval(float(known[0]) if len(known) else float("nan"), float("nan"), float("nan"), len(known))
-    low, high = _bootstrap((known,), np.mean, seed)
-    return Interval(float(known.mean()), low, high, len(known))
+        return Interval(float(known[0]) if len(known) else math.nan, math.nan, math.nan, len(known))
+    return _estimate(lambda weights: weights @ known / weights.sum(1), [len(known)], seed)
 
 
 def estimate_curve(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,8 +66,8 @@ def estimate_curve(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
     count, mean = len(values), values.mean(0) if len(values) else np.full(values.shape[1], np.nan)
     if count < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count @ values
-    low, high = np.percentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
+    drawn = np.concatenate([weights @ values / count for weights in _draw_weights([count], seed)])
+    low, high = np.percentile(drawn, PERCENTILES, axis=0)
     return mean, low, high
 
 
@@ -78,9 +79,10 @@ def estimate_trend(levels: np.ndarray, values: np.ndarray, seed: int = 0, contro
     fewer than three (and one for each control) are left, or a side never varies once the controls are taken out.
     """
     columns = _complete(levels, values, *controls)
-    rho = _measure(columns, _spearman, fewest=3 + len(controls))
-    low, high = (rho, rho) if np.isnan(rho) else _bootstrap(columns, _spearman, seed)
-    return Interval(rho, low, high, len(columns[0]))
+    count = len(columns[0])
+    if count < 3 + len(controls):
+        return Interval(math.nan, math.nan, math.nan, count)
+    return _estimate(lambda weights: _correlate_ranks(columns, weights), [count], seed)
 
 
 def estimate_matched_trend(
@@ -92,21 +94,21 @@ def estimate_matched_trend(
     rho of each is weighed by its size, and samples are drawn again within their stratum. Strata in which a side never
     varies are left out, and not counted in `n`.
     """
-    levels, values, matched = _complete(levels, values, matched)
-    rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(len(matched)), matched))
-    parts = [
-        part for part in np.array_split(order, strata) if len(part) > 2 and not np.isnan(_spearman(levels[part], values[part]))
-    ]
+    columns = _complete(levels, values, matched)
+    order = np.lexsort((np.random.default_rng(seed).random(len(columns[2])), columns[2]))
+    parts = [tuple(column[part] for column in columns[:2]) for part in np.array_split(order, strata) if len(part) > 2]
+    parts = [part for part in parts if not np.isnan(_correlate_ranks(part, np.ones((1, len(part[0])))))]
     if not parts:
         return UNKNOWN
-    sizes = np.array([len(part) for part in parts])
-    each = np.array([_spearman(levels[part], values[part]) for part in parts])
-    drawn = np.stack([_resample((levels[part], values[part]), _spearman, rng) for part in parts])
-    known = ~np.isnan(drawn)
-    mixed = (np.where(known, drawn, 0.0) * sizes[:, None]).sum(0) / np.maximum((known * sizes[:, None]).sum(0), 1)
-    low, high = np.percentile(mixed, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Interval(float((each * sizes).sum() / sizes.sum()), float(low), float(high), int(sizes.sum()))
+    sizes = [len(part[0]) for part in parts]
+    ends = np.cumsum(sizes)[:-1]
+
+    def mix(weights: np.ndarray) -> np.ndarray:
+        each = [_correlate_ranks(part, mine) for part, mine in zip(parts, np.split(weights, ends, axis=1), strict=True)]
+        rho, size = np.stack(each), np.array(sizes)[:, None] * ~np.isnan(each)
+        return np.nansum(rho * size, 0) / np.where(size.sum(0) > 0, size.sum(0), np.nan)
+
+    return _estimate(mix, sizes, seed)
 
 
 def estimate_auroc(easy: np.ndarray, hard: np.ndarray, seed: int = 0) -> Interval:
@@ -114,12 +116,17 @@ def estimate_auroc(easy: np.ndarray, hard: np.ndarray, seed: int = 0) -> Interva
 
     0.5 where they do not differ; Cliff's delta is 2·AUROC − 1. NaN values are left out; NaN where a side has fewer than two.
     """
-    easy, hard = _known(easy), _known(hard)
-    count = len(easy) + len(hard)
+    easy, hard = _complete(easy)[0], _complete(hard)[0]
     if min(len(easy), len(hard)) < 2:
-        return Interval(float("nan"), float("nan"), float("nan"), count)
-    low, high = _bootstrap((easy, hard), _auroc, seed, paired=False)
-    return Interval(float(_auroc(easy, hard)), low, high, count)
+        return Interval(math.nan, math.nan, math.nan, len(easy) + len(hard))
+    both = np.concatenate([easy, hard])
+
+    def count_pairs(weights: np.ndarray) -> np.ndarray:
+        mine = weights[:, len(easy) :]
+        above = (_rank(both, weights)[:, len(easy) :] * mine).sum(1) - len(hard) * (len(hard) + 1) / 2
+        return above / (len(easy) * len(hard))
+
+    return _estimate(count_pairs, [len(easy), len(hard)], seed)
 
 
 def choose_depth(levels: np.ndarray, efforts: Mapping[int, np.ndarray], seed: int = 0) -> DepthChoice:
@@ -130,9 +137,7 @@ def choose_depth(levels: np.ndarray, efforts: Mapping[int, np.ndarray], seed: in
     """
     levels = np.asarray(levels, dtype=float)
     first = _halve(levels, seed)
-    calibration = {
-        depth: _measure(_complete(levels[first], values[first]), _spearman) for depth, values in sorted(efforts.items())
-    }
+    calibration = {depth: _find_rho(levels[first], values[first]) for depth, values in sorted(efforts.items())}
     chosen = max(calibration, key=lambda depth: (np.nan_to_num(calibration[depth], nan=-2.0), -depth))
     held_out, logit = (
         estimate_trend(levels[~first], efforts[depth][~first], seed) if depth in efforts else UNKNOWN for depth in (chosen, 0)
@@ -150,9 +155,10 @@ def _halve(levels: np.ndarray, seed: int) -> np.ndarray:
     return first
 
 
-def _known(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    return values[~np.isnan(values)]
+def _find_rho(levels: np.ndarray, values: np.ndarray) -> float:
+    """Spearman's rho without an interval."""
+    columns = _complete(levels, values)
+    return float(_correlate_ranks(columns, np.ones((1, len(columns[0]))))[0]) if len(columns[0]) > 2 else math.nan
 
 
 def _complete(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -161,55 +167,60 @@ def _complete(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(stacked[:, ~np.isnan(stacked).any(0)])
 
 
-def _measure(columns: tuple[np.ndarray, ...], statistic: Callable, fewest: int = 3) -> float:
-    """The statistic of paired columns; NaN where it is undefined, or there are too few samples."""
-    return float(statistic(*columns)) if len(columns[0]) >= fewest else float("nan")
+def _estimate(statistic: Callable[[np.ndarray], np.ndarray], sizes: Sequence[int], seed: int) -> Interval:
+    """The statistic of all samples, and its interval over resamples within each of the groups of `sizes`.
+
+    Resamples in which it is undefined are left out.
+    """
+    value = float(statistic(np.ones((1, sum(sizes))))[0])
+    if math.isnan(value):
+        return Interval(value, value, value, sum(sizes))
+    drawn = np.concatenate([statistic(weights) for weights in _draw_weights(sizes, seed)])
+    low, high = np.nanpercentile(drawn, PERCENTILES)
+    return Interval(value, float(low), float(high), sum(sizes))
 
 
-def _bootstrap(data: tuple[np.ndarray, ...], statistic: Callable, seed: int, paired: bool = True) -> tuple[float, float]:
-    """Percentile interval; resamples in which the statistic is undefined are left out."""
-    drawn = _resample(data, statistic, np.random.default_rng(seed), paired)
-    low, high = np.nanpercentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(low), float(high)
+def _draw_weights(sizes: Sequence[int], seed: int) -> Iterator[np.ndarray]:
+    """How often each sample was drawn in each of 2,000 resamples: float `[resample, sample]`, in chunks.
+
+    Of each group, as many samples as it has are drawn, with replacement.
+    """
+    rng = np.random.default_rng(seed)
+    for rows in np.array_split(np.arange(RESAMPLES), math.ceil(RESAMPLES * sum(sizes) / CHUNK)):
+        yield np.concatenate([rng.multinomial(n, np.full(n, 1 / n), len(rows)) for n in sizes], axis=1).astype(float)
 
 
-def _resample(data: tuple[np.ndarray, ...], statistic: Callable, rng: np.random.Generator, paired: bool = True) -> np.ndarray:
-    """The statistic of each of 2,000 resamples; of paired columns the same samples are drawn."""
-    results = []
-    for rows in np.array_split(np.arange(RESAMPLES), math.ceil(RESAMPLES * len(data[0]) / RESAMPLE_VALUES)):
-        drawn = [rng.integers(len(side), size=(len(rows), len(side))) for side in (data[:1] if paired else data)]
-        results.append(statistic(*(side[drawn[0 if paired else number]] for number, side in enumerate(data)), axis=-1))
-    return np.concatenate(results)
-
-
-def _spearman(first: np.ndarray, second: np.ndarray, *controls: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Pearson's correlation of the ranks along `axis`, what the ranks of the controls predict of them taken out.
+def _correlate_ranks(columns: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Correlation of the ranks of the first two columns in each resample, what those of the others predict taken out.
 
     NaN where nothing varies then on either side.
     """
-    ranks = [stats.rankdata(side, axis=axis) for side in (first, second, *controls)]
-    centred = [side - side.mean(axis=axis, keepdims=True) for side in ranks]
-    left, right = (_residualise(side, centred[2:]) for side in centred[:2])
-    product = (left * right).sum(axis=axis)
-    sizes = [(side**2).sum(axis=axis) for side in (left, right)]
-    smallest = [1e-9 * (side**2).sum(axis=axis) for side in centred[:2]]
-    varied = (sizes[0] > smallest[0]) & (sizes[1] > smallest[1])
-    return np.where(varied, product / np.sqrt(np.where(varied, sizes[0] * sizes[1], 1.0)), np.nan)
+    ranks = [_rank(column, weights) for column in columns]
+    centred = [side - (weights * side).sum(1, keepdims=True) / weights.sum(1, keepdims=True) for side in ranks]
+    left, right = (_residualise(side, centred[2:], weights) for side in centred[:2])
+    before = [(weights * side**2).sum(1) for side in centred[:2]]
+    after = [(weights * side**2).sum(1) for side in (left, right)]
+    varied = (after[0] > SMALLEST_SHARE * before[0]) & (after[1] > SMALLEST_SHARE * before[1])
+    product = (weights * left * right).sum(1)
+    return np.where(varied, product / np.sqrt(np.where(varied, after[0] * after[1], 1.0)), np.nan)
 
 
-def _residualise(side: np.ndarray, controls: list[np.ndarray]) -> np.ndarray:
-    """`side` less its least-squares prediction from the controls, all centred along the last axis."""
+def _residualise(side: np.ndarray, controls: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """`side` less its weighted least-squares prediction from the controls, all of them centred."""
     if not controls:
         return side
-    matrix = np.stack(np.broadcast_arrays(*controls), -1)
-    square = np.swapaxes(matrix, -1, -2) @ matrix
-    weights = np.linalg.pinv(square, hermitian=True) @ (np.swapaxes(matrix, -1, -2) @ side[..., None])
-    return side - (matrix @ weights)[..., 0]
+    matrix = np.stack(controls, -1)
+    heavy = np.swapaxes(matrix * weights[..., None], -1, -2)
+    slopes = np.linalg.pinv(heavy @ matrix, hermitian=True) @ (heavy @ side[..., None])
+    return side - (matrix @ slopes)[..., 0]
 
 
-def _auroc(easy: np.ndarray, hard: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mann and Whitney's U of the hard samples, as a share of all pairs."""
-    ranks = stats.rankdata(np.concatenate([easy, hard], axis=axis), axis=axis)
-    mine = np.take(ranks, range(easy.shape[axis], ranks.shape[axis]), axis=axis)
-    count = hard.shape[axis]
-    return np.asarray((mine.sum(axis=axis) - count * (count + 1) / 2) / (easy.shape[axis] * count))
+def _rank(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rank from 1 of each of `values[sample]` among the samples as often as they were drawn: `[resample, sample]`.
+
+    Equal values share their mean rank.
+    """
+    kinds, kind = np.unique(values, return_inverse=True)
+    order = np.argsort(kind, kind="stable")
+    drawn = np.add.reduceat(weights[:, order], np.searchsorted(kind[order], np.arange(len(kinds))), axis=1)
+    return (np.cumsum(drawn, axis=1) - (drawn - 1) / 2)[:, kind]

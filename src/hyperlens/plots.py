@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,9 @@ def draw_trajectories(trajectory: Trajectory, task: str, seed: int = 0) -> go.Fi
 def draw_effort(groups: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> go.Figure:
     """Mean effort Ω by level with its 95 % interval, one panel per task, one line per focal depth."""
     tasks = list(dict.fromkeys(group["task"] for group in groups))
-    figure = make_subplots(1, len(tasks), shared_yaxes=True, horizontal_spacing=0.015, subplot_titles=tasks)
+    figure = make_subplots(
+        1, len(tasks), shared_yaxes=True, horizontal_spacing=0.015, subplot_titles=[html.escape(task) for task in tasks]
+    )
     for place, task in enumerate(tasks, 1):
         rows = [group for group in groups if group["task"] == task]
         for depth, colour in zip(depths, pick_colours(len(depths)), strict=True):

@@ -111,11 +111,11 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _mean(value: Mapping[str, float | None], digits: int = 2) -> str:
+def _mean(value: Mapping[str, Any], digits: int = 2) -> str:
     ends = "" if value["low"] is None else f" [{_number(value['low'], digits)}, {_number(value['high'], digits)}]"
     return _number(value["mean"], digits) + ends
 
 
-def _rho(value: Mapping[str, float | None]) -> str:
+def _rho(value: Mapping[str, Any]) -> str:
     ends = "" if value["low"] is None else f" [{_number(value['low'])}, {_number(value['high'])}]"
     return _number(value["rho"]) + ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,8 +85,11 @@ def build_model(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def save_reference(model: Qwen3ForCausalLM, recipe: Recipe, folder: Path) -> None:
-    """The trained model as a folder that transformers loads: safetensors, configuration, tokenizer, and the recipe."""
+def save_reference(model: Qwen3ForCausalLM, recipe: Recipe, folder: Path, log: Path | None = None) -> None:
+    """The trained model as a folder that transformers loads: safetensors, configuration, tokenizer; beside them the recipe
+    and the training's log."""
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    if log is not None:
+        shutil.copyfile(log, folder / "training.jsonl")
