@@ -4,8 +4,8 @@
 
 Measures the reference model on its graded tasks, the same architecture with random weights, and the models in
 `$HYPERLENS_SHARED/models` (default `../shared/models`; left out, with a note, where they are not there). Writes
-docs/findings.json and the figures, and puts the tables between their marks in docs/findings.md and README.md. `--only draw` does
-the latter two from a findings.json that is there.
+docs/findings.json and the figures, and puts the tables between their marks in docs/findings.md and README.md. `--only draw`
+does the latter two from a findings.json that is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ from transformers import set_seed
 import hyperlens as hl
 from hyperlens import effort
 from hyperlens.artefact import to_json
-from hyperlens.contrast import Interval, estimate_auroc, estimate_curve, estimate_matched_trend, estimate_mean, estimate_trend
+from hyperlens.contrast import (
+    Interval,
+    compare_trends,
+    estimate_auroc,
+    estimate_curve,
+    estimate_matched_trend,
+    estimate_mean,
+    estimate_trend,
+)
 from hyperlens.runs import choose_depths, find_trends, group_effort, tabulate_samples
 from hyperlens.tasks import GRADED, LEVELS
 from hyperlens.training.recipe import Recipe, build_model, build_tokenizer
@@ -130,25 +138,10 @@ def compare_depths(trajectory: hl.Trajectory, seed: int) -> list[Found]:
                     "rho_common": as_dict(estimate_trend(levels, common, seed)),
                     "auroc": as_dict(estimate_auroc(own[levels == 1], own[levels == 5], seed)),
                     "auroc_1_3": as_dict(estimate_auroc(own[levels == 1], own[levels == 3], seed)),
-                    "gain_in_rho": subtract_rhos(levels, own, logit, seed),
+                    "gain_in_rho": as_dict(compare_trends(levels, own, logit, seed)),
                 }
             )
     return rows
-
-
-def subtract_rhos(levels: np.ndarray, values: np.ndarray, others: np.ndarray, seed: int) -> Found:
-    """Spearman's rho with `values` less that with `others`, of the same samples drawn again together."""
-    rng = np.random.default_rng(seed)
-
-    def difference(rows: np.ndarray) -> float:
-        mine, theirs = (stats.spearmanr(levels[rows], side[rows]).statistic for side in (values, others))
-        return float(mine - theirs)
-
-    if np.array_equal(values, others):
-        return {"value": 0.0, "low": 0.0, "high": 0.0, "n": len(levels)}
-    drawn = [difference(rng.integers(len(levels), size=len(levels))) for _ in range(1000)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"value": difference(np.arange(len(levels))), "low": float(low), "high": float(high), "n": len(levels)}
 
 
 def draw_curves(trajectory: hl.Trajectory, seed: int) -> list[Found]:
@@ -179,6 +172,7 @@ def compare_lengths(model: hl.Model, matched: hl.Trajectory, limit: int, seed: i
                 found[name] = {
                     "rho": as_dict(estimate_trend(levels, values, seed)),
                     "means": [float(np.nanmean(values[levels == level])) for level in LEVELS],
+                    "n": [int((levels == level).sum()) for level in LEVELS],
                     "tokens": [float(lengths[levels == level].mean()) for level in LEVELS],
                     "accuracy": [float(mine["correct"][mine["level"] == level].mean()) for level in LEVELS],
                 }
@@ -228,7 +222,7 @@ def measure_models(
         ),
     }
     for name in ("stories260K", "bitllama_3M"):
-        if (shared / name).is_dir():
+        if (shared / name).is_dir() and (shared / "bitllama_3M").is_dir():
             model = hl.load_model(shared / name)
             texts = write_stories(hl.load_model(shared / "bitllama_3M"), seed)
             depths = tuple(depth for depth in DEPTHS if depth < model.layers - 1)
@@ -236,7 +230,7 @@ def measure_models(
             starts = [ids[: 20 + 5 * number % 80] for number, ids in enumerate(texts)]
             found[name] = magnify(model, traced, [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in starts])
         else:
-            found[name] = {"left_out": f"{name} is not in the shared models"}
+            found[name] = {"left_out": f"{name}, or bitllama_3M which writes the stories, is not in the shared models"}
     return found
 
 
@@ -380,8 +374,11 @@ def make_tables(found: Found) -> dict[str, str]:
         "summary": tabulate(
             ["domain", "steps", "accuracy", "confidence", "Ω, m = 0 [95 %]", "Ω, m = 2 [95 %]", "commit, m = 0"],
             [
-                [g["task"], g["level"], g["accuracy"], g["confidence"]]
-                + [*(mean(g["effort"][m]) for m in ("0", "2")), mean(g["commit"]["0"], 1)]
+                [
+                    *(g[name] for name in ("task", "level", "accuracy", "confidence")),
+                    *(mean(g["effort"][m]) for m in ("0", "2")),
+                    mean(g["commit"]["0"], 1),
+                ]
                 for g in jump["groups"]
                 if g["level"] in (1, 3, 5)
             ],
@@ -432,10 +429,20 @@ def make_tables(found: Found) -> dict[str, str]:
             ],
         ),
         "length": tabulate(
-            ["domain", "m", "tokens, plain", "rho, plain", "tokens, matched", "rho, matched", "rho of length within a level"],
+            [
+                "domain",
+                "m",
+                "n, plain",
+                "tokens, plain",
+                "rho, plain",
+                "tokens, matched",
+                "rho, matched",
+                "rho of length in a level",
+            ],
             [
                 [
-                    *(row["task"], row["depth"], span(row["plain"]["tokens"]), value(row["plain"]["rho"])),
+                    *(row["task"], row["depth"], " ".join(map(str, row["plain"]["n"]))),
+                    *(span(row["plain"]["tokens"]), value(row["plain"]["rho"])),
                     *(span(row["matched"]["tokens"]), value(row["matched"]["rho"]), row["length_within_level"]),
                 ]
                 for row in found["length"]

@@ -142,6 +142,8 @@ def test_control_signs_of_a_text_never_reach_the_terminal(call):
         (["study", "--task", "logic:long"], "choose from matched, plain, stepwise, reworded, wide"),
         (["study", "--level", "7"], "there is no level 7; choose from 1, 2, 3, 4, 5"),
         (["report", "/no/such/run"], "/no/such/run does not exist; expected a folder that HyperLens wrote"),
+        (["train-reference", "--out", "model", "--steps", "0"], "the training has 0 steps; give a number from 1 up"),
+        (["train-reference", "--out", "model", "--device", "abacus"], 'device "abacus" is not to be had here'),
         (["study", "--limit", "none"], "see hyperlens --help"),
         (["tarce"], "see hyperlens --help"),
     ],
@@ -174,3 +176,24 @@ def test_help_and_version_are_quick(call):
         subprocess.run([Path(sys.executable).with_name("hyperlens"), "--help"], check=True, capture_output=True)
         times.append(time.perf_counter() - began)
     assert min(times) < 1.0  # the aim is 0.3 s; benchmarks/ measures it, this only notices a heavy import
+
+
+def test_a_page_of_someone_else_is_not_replaced(call, tmp_path):
+    page = tmp_path / "run.html"
+    page.write_text("my own page")
+    assert "was not written by HyperLens" in refused(call("study", "--limit", 2, "--out", tmp_path / "run"))
+    assert page.read_text() == "my own page" and not (tmp_path / "run").exists()
+
+
+def test_a_file_brings_its_own_tasks(call, tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": "2 + 2 is", "target": " 4"}\n')
+    assert "leave --task and --level away" in refused(call("study", "--file", file, "--level", 1, "--out", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("option", ["--out", "--checkpoint"])
+def test_a_training_that_could_not_be_kept_does_not_begin(call, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    words = {"--out": tmp_path / "model", "--checkpoint": tmp_path / "checkpoint", option: tmp_path / "file" / "inside"}
+    given = [part for pair in words.items() for part in pair]
+    assert f"choose another {option}" in refused(call("train-reference", *given))

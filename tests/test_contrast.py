@@ -8,6 +8,7 @@ from scipy import stats
 
 from hyperlens.contrast import (
     choose_depth,
+    compare_trends,
     estimate_auroc,
     estimate_curve,
     estimate_matched_trend,
@@ -135,3 +136,19 @@ def test_the_chosen_depth_of_pure_noise_has_no_trend_on_the_half_that_did_not_ch
     found = [choose_depth(levels, {m: rng.random(100) for m in range(8)}, seed) for seed in range(30)]
     assert np.mean([max(choice.calibration.values()) for choice in found]) > 0.1
     assert abs(np.mean([choice.held_out.value for choice in found])) < 0.07
+
+
+def test_no_depth_is_chosen_where_none_has_a_trend():
+    assert choose_depth(np.ones(20), {0: np.arange(20.0), 2: np.arange(20.0)}) is None
+
+
+def test_two_trends_are_compared_on_the_same_samples():
+    rng = np.random.default_rng(13)
+    levels = np.repeat(np.arange(1.0, 6.0), 40)
+    shared = rng.normal(size=200)
+    better, worse = levels + shared, levels + 2 * shared
+    difference = compare_trends(levels, better, worse)
+    assert difference.value == pytest.approx(estimate_trend(levels, better).value - estimate_trend(levels, worse).value)
+    assert 0 < difference.low < difference.value < difference.high
+    same = compare_trends(levels, better, better)
+    assert (same.value, same.low, same.high) == (0, 0, 0)

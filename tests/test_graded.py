@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +163,8 @@ def test_written_steps_are_the_values_after_each_step(name):
 
 
 def test_the_audit_covers_every_cell_with_enough_questions():
-    cells = {(row["task"], row["variant"], row["level"]) for row in AUDIT["cells"]}
-    assert cells == {(task, variant, level) for task in GRADED for variant in ("matched", "plain") for level in LEVELS}
+    cells = {(row["task"], row["variant"], row["chains"], row["level"]) for row in AUDIT["cells"]}
+    assert cells == set(product(GRADED, ("matched", "plain"), ("held out", "all"), LEVELS))
     assert all(row["n"] >= 5000 for row in AUDIT["cells"])
 
 

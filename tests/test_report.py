@@ -78,6 +78,11 @@ def test_a_page_is_written_beside_the_run_or_where_it_is_asked_for(run, tmp_path
     assert write_report(run, tmp_path / "new" / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(ArtefactError, match="is a folder; give the name of a file"):
         write_report(run, tmp_path)
+    (tmp_path / "thesis.html").write_text("years of work")
+    with pytest.raises(ArtefactError, match="was not written by HyperLens"):
+        write_report(run, tmp_path / "thesis.html")
+    with pytest.raises(ArtefactError, match="cannot be"):
+        write_report(run, tmp_path / "thesis.html" / "page.html")
 
 
 def test_own_samples_without_levels_have_a_page_too(tmp_path):
@@ -123,6 +128,8 @@ def group(task, level, n=100, tokens=20.0, accuracy=1.0, confidence=0.9):
 
 def test_caveats_are_found_in_the_numbers():
     assert find_caveats([group("a", 1), group("a", 2)]) == []
+    undefined = {**group("a", 1), "effort": {"0": {"n": 98}}}
+    assert find_caveats([undefined], (0,)) == ["At m = 0 the effort of 2 samples is undefined; they are left out of its means."]
     assert "Fewer than 30 samples" in find_caveats([group("a", 1, n=5)])[0]
     assert "20 to 40 tokens" in find_caveats([group("a", 1), group("a", 2, tokens=40.0)])[0]
     assert "from 1.00 down to 0.40" in find_caveats([group("a", 1), group("a", 2, accuracy=0.4)])[0]

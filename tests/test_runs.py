@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -91,6 +92,27 @@ def test_the_reference_model_answers_what_it_was_trained_for():
     groups = {(group["task"], group["level"]): group["accuracy"] for group in group_effort(trajectory)}
     assert min(groups.values()) >= 0.9, groups
     assert not any(np.isnan(trend["rho"]) for trend in find_trends(trajectory))
+
+
+def test_the_same_task_and_level_are_measured_once():
+    study = hl.Study(tasks=("logic", "logic:matched", "logic"), levels=(3, 1, 3), limit=2)
+    assert study.tasks == ("logic",) and study.levels == (1, 3) and len(study.draw_samples()) == 4
+
+
+def test_groups_come_in_the_order_of_tasks_and_levels(tmp_path):
+    own = tuple(hl.Sample("Ada's friend is", " Ben", task=task, level=level) for task, level in (("b", 2), ("a", 1), ("b", 1)))
+    run = hl.run_study(hl.load_model("reference"), hl.Study(samples=own, focal_depths=(0,)), tmp_path / "run")
+    assert [(group["task"], group["level"]) for group in run.groups] == [("b", 1), ("b", 2), ("a", 1)]
+
+
+def test_a_run_of_an_older_version_is_refused(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "old")
+    (folder / "results.json").write_text('{"groups": [], "trends": []}')
+    with pytest.raises(ArtefactError, match="written by another version, without choices; run the study again"):
+        hl.open_run(folder)
+    (folder / "results.json").write_text("{")
+    with pytest.raises(ArtefactError, match=r"results.json cannot be read"):
+        hl.open_run(folder)
 
 
 def test_own_samples_need_answers_and_may_have_no_level(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 import resource
@@ -10,18 +11,20 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoTokenizer
 
 import hyperlens as hl
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.models import REFERENCE_FOLDER
-from hyperlens.tasks import GRADED, LEVELS, VARIANTS
-from hyperlens.tasks.graded.graded import UNSEEN_FROM
-from hyperlens.training.checkpoints import NAME, restore_checkpoint
+from hyperlens.tasks import GRADED, LEVELS, VARIANTS, GradedTask
+from hyperlens.tasks.graded.graded import HELD_OUT_SHARE, UNSEEN_FROM
+from hyperlens.training import curriculum
+from hyperlens.training.checkpoints import LOG, NAME
 from hyperlens.training.curriculum import draw_batch
-from hyperlens.training.recipe import Recipe, build_model, build_tokenizer, save_reference
-from hyperlens.training.reference import LOG, train_reference
+from hyperlens.training.recipe import Recipe, build_tokenizer, save_reference
+from hyperlens.training.reference import train_reference
 
 TINY = Recipe(layers=2, width=16, heads=2, inner=16, rows=4, length=48, steps=8, warmup=2)
 ALL_KNOWN = {f"{task}/{level}": 0.9 for task in GRADED for level in LEVELS}
@@ -91,28 +94,39 @@ def test_the_number_of_steps_may_change_while_the_rates_are_on_their_plateau(tmp
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
-    train_reference(dataclasses.replace(TINY, steps=4), tmp_path, every=4)
-    before = (tmp_path / NAME).read_bytes()
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_reference(TINY, tmp_path / "full", every=4, report=stop)
+    before = (tmp_path / "full" / NAME).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-        (tmp_path / NAME).rename(tmp_path / "kept")
         with pytest.raises(ArtefactError, match=r"checkpoint of step 8 cannot be written .*the one before it is intact"):
-            train_reference(TINY, tmp_path, every=8)
+            train_reference(TINY, tmp_path / "full", every=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert not list(tmp_path.glob("*.tmp"))
-    (tmp_path / "kept").rename(tmp_path / NAME)
-    assert (tmp_path / NAME).read_bytes() == before
-    assert (
-        restore_checkpoint(tmp_path, dataclasses.replace(TINY, steps=4), build_model(TINY, len(build_tokenizer())), [])[0] == 4
-    )
+    assert not list((tmp_path / "full").glob("*.tmp")) and (tmp_path / "full" / NAME).read_bytes() == before
+    whole, again = train_reference(TINY, tmp_path / "whole"), train_reference(TINY, tmp_path / "full")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / NAME).write_bytes(b"not safetensors")
+def test_a_checkpoint_from_before_a_field_was_there_is_of_another_recipe(tmp_path):
+    train_reference(TINY, tmp_path, every=8)
+    with safe_open(tmp_path / NAME, "pt") as opened:
+        about = opened.metadata()
+    recipe = {name: value for name, value in json.loads(about["recipe"]).items() if name != "passed_weight"}
+    save_file(load_file(tmp_path / NAME), tmp_path / NAME, metadata={**about, "recipe": json.dumps(recipe | {"mood": 1})})
+    with pytest.raises(InputError, match=r"mood is 1, here absent; passed_weight is absent, here 1.0"):
+        train_reference(TINY, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not safetensors", save({"a": torch.ones(1)})])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    (tmp_path / NAME).write_bytes(content)
     with pytest.raises(ArtefactError, match=r"checkpoint.safetensors cannot be read .*remove it to begin anew"):
         train_reference(TINY, tmp_path)
 
@@ -141,24 +155,32 @@ def test_a_batch_asks_only_what_training_may_see():
     assert len(asked) > 300 and not any(question.startswith(tuple(evaluated)) for question in asked)
 
 
-def test_what_is_passed_is_the_value_of_the_chain_so_far_and_never_of_a_held_out_one():
-    tokenizer = build_tokenizer()
-    batch = draw_batch(random.Random(0), Recipe(rows=40), ALL_KNOWN)
-    checked = 0
-    for row, position, token in zip(batch.passed.rows, batch.passed.positions, batch.passed.answers, strict=True):
-        text = tokenizer.decode(batch.ids[row, 1 : position + 1])
-        question = text.rsplit(" . ", 1)[-1].rsplit(" but ", 1)[-1].removeprefix("not ")
-        if "'s " not in question or " is" in question:
-            continue
-        person, *relations = question.split("'s ")
-        chain = GRADED["knowledge"]
-        from hyperlens.tasks.graded.knowledge import FACTS
+@pytest.mark.parametrize("name", GRADED)
+def test_what_is_passed_is_the_value_of_the_chain_so_far_and_never_of_a_held_out_one(name, monkeypatch):
+    composed, compose = [], GradedTask.compose
 
-        for relation in relations:
-            person = FACTS[relation][person]
-        assert tokenizer.decode([token]) == person and len(relations) <= len(LEVELS) and chain.name == "knowledge"
-        checked += 1
-    assert checked > 50
+    def watch(self, *args, **options):
+        composed.append(compose(self, *args, **options))
+        return composed[-1]
+
+    monkeypatch.setattr(GradedTask, "compose", watch)
+    rng, weights, left_out = random.Random(name), [1.0] * len(LEVELS), 0
+    for _ in range(150):
+        question = curriculum._draw_question(GRADED[name], rng, Recipe(), weights, ALL_KNOWN)
+        longest = 1 if question.cell.endswith(("reworded", "wide")) else len(LEVELS)
+        text, expected = "", []
+        for fragment in composed[-1][0]:
+            text += fragment.text
+            if fragment.chain is None or fragment.done > longest:
+                continue
+            digest = hashlib.sha256(fragment.chain.cores[fragment.done - 1].encode()).digest()
+            if fragment.done >= UNSEEN_FROM and digest[0] % HELD_OUT_SHARE == 0:
+                left_out += 1
+            else:
+                value = build_tokenizer()(fragment.chain.values[fragment.done - 1], add_special_tokens=False)["input_ids"][0]
+                expected.append((len(build_tokenizer()(text, add_special_tokens=False)["input_ids"]) - 1, value))
+        assert question.passed == expected
+    assert left_out > 5
 
 
 def test_an_untrained_curriculum_asks_single_steps_alone():

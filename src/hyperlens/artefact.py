@@ -6,6 +6,7 @@ before is gone only once its successor has arrived.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,8 @@ from hyperlens.errors import ArtefactError
 
 FORMAT = 1
 MANIFEST, MARKER = "manifest.json", "COMPLETE"
+MARK = '<meta name="generator" content="HyperLens">'
+"""What tells a page of ours from a file that must not be replaced."""
 
 
 def write_artefact(
@@ -55,17 +58,30 @@ def write_artefact(
 
 def write_file(place: Path, text: str) -> Path:
     """Write `text` beside `place` and move it there; gives the path. Raises ArtefactError, what was there intact."""
+    place = check_file(place)
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
-        if place.is_dir():
-            raise ArtefactError(f"{place} is a folder; give the name of a file")
         place.parent.mkdir(parents=True, exist_ok=True)
         _write_synced(partial, text)
         os.replace(partial, place)
     except OSError as error:
         raise ArtefactError(f"{place} cannot be written ({error.strerror}); choose another place with --out") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return place
+
+
+def check_file(file: str | os.PathLike[str], ours: str = "") -> Path:
+    """The file as an absolute path, if it may be written: it is no folder and, where it exists, holds the mark `ours`."""
+    place = Path(file).absolute()
+    try:
+        if place.is_dir():
+            raise ArtefactError(f"{place} is a folder; give the name of a file")
+        if ours and place.exists() and ours not in place.read_text(encoding="utf-8", errors="replace")[:2000]:
+            raise ArtefactError(f"{place} exists and was not written by HyperLens; nothing was written, choose another place")
+    except OSError as error:
+        raise ArtefactError(f"{place} cannot be read ({error.strerror}); choose another place") from None
     return place
 
 
@@ -113,7 +129,10 @@ def read_document(folder: str | os.PathLike[str], name: str = "manifest") -> dic
         raise ArtefactError(f"{place} was not finished, since its marker {MARKER} is missing; run the command again")
     if json.loads((place / MANIFEST).read_text(encoding="utf-8"))["format"] > FORMAT:
         raise ArtefactError(f"{place} was written by a newer HyperLens; update this one to read it")
-    return json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+    try:
+        return json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{place / name}.json cannot be read ({error}); write the results again") from None
 
 
 def read_table(folder: str | os.PathLike[str], name: str) -> pa.Table:

@@ -158,7 +158,7 @@ def study(
     ] = None,
     level: Annotated[list[int] | None, typer.Option("--level", help="A level; may be repeated. All by default.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Own samples with targets, one JSON object per line.")] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Samples per level.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", help="Questions per level of each task.")] = 50,
     seed: Seed = 0,
     focal_depth: FocalDepth = "auto",
     context: ContextName = "jump",
@@ -174,11 +174,15 @@ def study(
     json: Json = False,
 ) -> None:
     """Measure accuracy, confidence and effort by task and level; without options, our model on our questions."""
-    from hyperlens.artefact import check_place
+    from hyperlens.artefact import MARK, check_file, check_place
     from hyperlens.runs import Study, run_study
     from hyperlens.tasks import GRADED, LEVELS, read_samples
 
     check_place(out)
+    if report:
+        check_file(_page_of(out), MARK)
+    if file is not None and (task or level):
+        raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
     samples = tuple(read_samples(file)) if file is not None else ()
     depths, readings = _parse_depths(focal_depth), _split(reading)
     plan = Study(tuple(task or GRADED), tuple(level or LEVELS), samples, limit, seed, depths, context, readings)
@@ -215,12 +219,23 @@ def train_reference(
 ) -> None:
     """Train the reference model again from its recipe; goes on where it was stopped."""
     with _working("starting"):
-        from hyperlens.training.recipe import Recipe, save_reference
-        from hyperlens.training.reference import LOG, train_reference
+        from hyperlens.models import check_device
+        from hyperlens.training.checkpoints import LOG
+        from hyperlens.training.recipe import Recipe, check_folder, save_reference
+        from hyperlens.training.reference import train_reference
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
+    check_device(device or "cpu")
+    check_folder(checkpoint, "--checkpoint")
+    check_folder(out, "--out")
     show = _print_json if json else _show_training(recipe.steps)
     model = train_reference(recipe, checkpoint, report=show, device=device or "cpu")
     save_reference(model, recipe, out, checkpoint / LOG)
+
+
+def _page_of(folder: Path) -> Path:
+    """The page beside a study's folder."""
+    place = folder.absolute()
+    return place.with_name(f"{place.name}.html")
 
 
 def _show_run(run: Run) -> None:

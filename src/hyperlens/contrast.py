@@ -85,6 +85,19 @@ def estimate_trend(levels: np.ndarray, values: np.ndarray, seed: int = 0, contro
     return _estimate(lambda weights: _correlate_ranks(columns, weights), [count], seed)
 
 
+def compare_trends(levels: np.ndarray, values: np.ndarray, others: np.ndarray, seed: int = 0) -> Interval:
+    """Spearman's rho of level and `values[sample]` less that of level and `others[sample]`, in [−2, 2], and its interval.
+
+    Both sides are of the same samples, drawn again together, so that what they share cancels out.
+    """
+    columns = _complete(levels, values, others)
+    count = len(columns[0])
+    if count < 3:
+        return Interval(math.nan, math.nan, math.nan, count)
+    pairs = (columns[:2], columns[::2])
+    return _estimate(lambda weights: np.subtract(*(_correlate_ranks(pair, weights) for pair in pairs)), [count], seed)
+
+
 def estimate_matched_trend(
     levels: np.ndarray, values: np.ndarray, matched: np.ndarray, strata: int = STRATA, seed: int = 0
 ) -> Interval:
@@ -129,15 +142,17 @@ def estimate_auroc(easy: np.ndarray, hard: np.ndarray, seed: int = 0) -> Interva
     return _estimate(count_pairs, [len(easy), len(hard)], seed)
 
 
-def choose_depth(levels: np.ndarray, efforts: Mapping[int, np.ndarray], seed: int = 0) -> DepthChoice:
+def choose_depth(levels: np.ndarray, efforts: Mapping[int, np.ndarray], seed: int = 0) -> DepthChoice | None:
     """Choose the focal depth by its separation of the `levels[sample]` on one half, and measure it on the other.
 
     `efforts` maps focal depths to Ω`[sample]`. The halves hold every level alike and are drawn from `seed`; the smaller depth
-    wins a tie.
+    wins a tie. None where no depth has a trend on the first half.
     """
     levels = np.asarray(levels, dtype=float)
     first = _halve(levels, seed)
     calibration = {depth: _find_rho(levels[first], values[first]) for depth, values in sorted(efforts.items())}
+    if all(math.isnan(rho) for rho in calibration.values()):
+        return None
     chosen = max(calibration, key=lambda depth: (np.nan_to_num(calibration[depth], nan=-2.0), -depth))
     held_out, logit = (
         estimate_trend(levels[~first], efforts[depth][~first], seed) if depth in efforts else UNKNOWN for depth in (chosen, 0)

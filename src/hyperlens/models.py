@@ -167,12 +167,13 @@ def _check_choices(
     if device is not None and device_map is not None:
         raise InputError("device and device_map were both given; give one of them")
     if device is not None:
-        _check_device(device)
+        check_device(device)
     if trust_remote_code and not Path(place).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise InputError("remote code needs a pinned revision; give the full commit of the code that you have read")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises InputError where nothing can be put on `device`."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):

@@ -26,7 +26,9 @@ def draw_trajectories(trajectory: Trajectory, task: str, seed: int = 0) -> go.Fi
     depths, mine = trajectory.focal_depths, (trajectory.samples["task"] == task).to_numpy()
     levels = trajectory.samples["level"].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
     kinds = sorted(set(levels[mine & ~np.isnan(levels)])) or [np.nan]
-    figure = make_subplots(1, len(depths), shared_yaxes=True, horizontal_spacing=0.015, subplot_titles=_name_depths(depths))
+    figure = make_subplots(
+        1, len(depths), shared_yaxes=True, horizontal_spacing=_space(len(depths)), subplot_titles=_name_depths(depths)
+    )
     for place, depth in enumerate(depths, 1):
         confidence = average_tokens(trajectory, trajectory.confidence(depth).astype(float))
         for level, colour in zip(kinds, pick_colours(len(kinds)), strict=True):
@@ -57,14 +59,18 @@ def draw_effort(groups: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> g
     """Mean effort Ω by level with its 95 % interval, one panel per task, one line per focal depth."""
     tasks = list(dict.fromkeys(group["task"] for group in groups))
     figure = make_subplots(
-        1, len(tasks), shared_yaxes=True, horizontal_spacing=0.015, subplot_titles=[html.escape(task) for task in tasks]
+        1,
+        len(tasks),
+        shared_yaxes=True,
+        horizontal_spacing=_space(len(tasks)),
+        subplot_titles=[html.escape(task) for task in tasks],
     )
     for place, task in enumerate(tasks, 1):
         rows = [group for group in groups if group["task"] == task]
         for depth, colour in zip(depths, pick_colours(len(depths)), strict=True):
             efforts = [row["effort"][str(depth)] for row in rows]
             means = [effort["mean"] for effort in efforts]
-            above, below = ([abs((effort[end] or 0) - (effort["mean"] or 0)) for effort in efforts] for end in ("high", "low"))
+            above, below = ([_reach(effort, end) for effort in efforts] for end in ("high", "low"))
             figure.add_scatter(
                 x=["all" if row["level"] is None else row["level"] for row in rows],
                 y=means,
@@ -86,6 +92,16 @@ def draw_effort(groups: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> g
 def pick_colours(count: int) -> list[str]:
     """`count` colours in order, told apart by the colour-blind and on light and dark ground."""
     return [str(colour) for colour in sample_colorscale("Plasma", [0.18 + 0.66 * n / max(1, count - 1) for n in range(count)])]
+
+
+def _reach(effort: Mapping[str, Any], end: str) -> float:
+    """How far an interval reaches from its mean; 0 where it is not known."""
+    return 0.0 if effort[end] is None else abs(effort[end] - effort["mean"])
+
+
+def _space(panels: int) -> float:
+    """The gap between panels, as a share of the width; plotly refuses gaps that leave no room for the panels."""
+    return min(0.015, 0.5 / max(1, panels - 1))
 
 
 def _name_depths(depths: Sequence[int]) -> list[str]:

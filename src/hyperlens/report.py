@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hyperlens.artefact import write_file
+from hyperlens.artefact import MARK, check_file, write_file
 from hyperlens.plots import draw_effort, draw_trajectories
 from hyperlens.runs import Run
 
@@ -26,7 +26,7 @@ def write_report(run: Run, out: str | os.PathLike[str] | None = None) -> Path:
 
     Raises ArtefactError where it cannot be written.
     """
-    place = Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}.html")
+    place = check_file(Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}.html"), MARK)
     return write_file(place, render_report(run))
 
 
@@ -49,7 +49,8 @@ def render_report(run: Run) -> str:
         headline=run.headline_depths,
         figures=figures,
         findings=describe_trends(run.trends, run.headline_depths),
-        caveats=find_caveats(run.groups),
+        caveats=find_caveats(run.groups, run.headline_depths),
+        mark=Markup(MARK),
         plotly=Markup(get_plotlyjs()),
     )
 
@@ -72,9 +73,13 @@ def describe_trends(trends: Sequence[Mapping[str, Any]], depths: Sequence[int]) 
     return sentences
 
 
-def find_caveats(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What weakens a reading of these groups, found from their numbers."""
+def find_caveats(groups: Sequence[Mapping[str, Any]], depths: Sequence[int] = ()) -> list[str]:
+    """What weakens a reading of these groups at these focal depths, found from their numbers."""
     caveats = []
+    undefined = {depth: sum(group["n"] - group["effort"][str(depth)]["n"] for group in groups) for depth in depths}
+    for depth, count in undefined.items():
+        if count:
+            caveats.append(f"At m = {depth} the effort of {count} samples is undefined; they are left out of its means.")
     few = [_name(group) for group in groups if group["n"] < FEW_SAMPLES]
     if few:
         caveats.append(f"Fewer than {FEW_SAMPLES} samples, so that intervals are wide: {', '.join(few)}.")

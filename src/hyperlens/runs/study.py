@@ -37,9 +37,10 @@ class Study:
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise InputError(f"the limit is {self.limit} samples per level; give a number from 1 up")
+        object.__setattr__(self, "tasks", tuple(dict.fromkeys(name.removesuffix(":matched") for name in self.tasks)))
+        object.__setattr__(self, "levels", check_levels(self.levels))
         for name in self.tasks:
             find_task(name)
-        check_levels(self.levels)
 
     def draw_samples(self) -> list[Sample]:
         """The samples that are read, the same for the same study. Raises InputError where one has no answer."""
@@ -104,4 +105,9 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     manifest = read_document(folder)
     if manifest.get("kind") != "study":
         raise ArtefactError(f"{folder} holds a {manifest.get('kind')}, not a study; give the folder that a study wrote")
-    return Run(manifest, **read_document(folder, "results"), folder=Path(folder))
+    results = read_document(folder, "results")
+    if missing := {"groups", "trends", "choices"} - set(results):
+        raise ArtefactError(
+            f"{folder} was written by another version, without {', '.join(sorted(missing))}; run the study again"
+        )
+    return Run(manifest, results["groups"], results["trends"], results["choices"], Path(folder).absolute())

@@ -43,8 +43,9 @@ def group_effort(trajectory: Trajectory, table: pd.DataFrame | None = None, seed
     over the correct ones alone."""
     table = tabulate_samples(trajectory) if table is None else table
     groups = []
-    for cell, rows in table.groupby(["task", "level"], dropna=False, sort=False):
-        task, level = cast("tuple[str, int | None]", cell)
+    order = {task: number for number, task in enumerate(table["task"].unique())}
+    cells = {cast("tuple[str, Any]", cell): rows for cell, rows in table.groupby(["task", "level"], dropna=False, sort=False)}
+    for (task, level), rows in sorted(cells.items(), key=lambda item: (order[item[0][0]], _sortable(item[0][1]))):
         known = rows["correct"].dropna()
         groups.append(
             {
@@ -101,6 +102,8 @@ def choose_depths(trajectory: Trajectory, table: pd.DataFrame | None = None, see
     for task, rows, levels in _graded_tasks(table):
         efforts = {depth: rows[f"effort@{depth}"].to_numpy(dtype=float) for depth in trajectory.focal_depths}
         choice = choose_depth(levels, efforts, seed)
+        if choice is None:
+            continue
         choices.append(
             {
                 "task": task,
@@ -128,6 +131,10 @@ def _graded_tasks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, np.n
             yield str(task), rows, levels
 
 
+def _sortable(level: Any) -> float:
+    return -1.0 if level is None or level is pd.NA else float(level)
+
+
 def _correct(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[rows["correct"].fillna(False).to_numpy(dtype=bool)]
 
@@ -141,7 +148,7 @@ def _measure_group(rows: pd.DataFrame, depths: Sequence[int], seed: int) -> Row:
 
 
 def _as_mean(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.value, "low": interval.low, "high": interval.high}
+    return {"mean": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def _as_rho(interval: Interval) -> dict[str, float]:

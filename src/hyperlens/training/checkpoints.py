@@ -1,11 +1,14 @@
-"""The training's checkpoint: one safetensors file that holds weights, optimisers, step and accuracies, replaced whole."""
+"""What a training keeps: its checkpoint, one safetensors file that holds weights, optimisers, step and accuracies, and its
+log. Both are replaced whole, so that a crash or a full disk leaves the last good ones."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +19,7 @@ from hyperlens.errors import ArtefactError, InputError
 from hyperlens.training.curriculum import Accuracies
 from hyperlens.training.recipe import Recipe
 
-NAME = "checkpoint.safetensors"
+NAME, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
 def save_checkpoint(
@@ -34,20 +37,22 @@ def save_checkpoint(
             tensors |= {f"optimiser/{number}/{parameter}/{name}": value for name, value in state.items()}
     about = {"recipe": json.dumps(asdict(recipe)), "step": str(step), "accuracies": json.dumps(accuracies)}
     content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata=about)
-    partial = folder / f"{NAME}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / NAME)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ArtefactError(
-            f"the checkpoint of step {step} cannot be written to {folder} ({error.strerror}); the one before it is intact: "
-            "make room, then run the same command to go on from there"
-        ) from error
+    _replace(folder / NAME, content, step)
+
+
+def save_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON line per row, before the checkpoint of the last row's step. Raises ArtefactError, the last one intact."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    _replace(folder / LOG, text.encode(), rows[-1]["step"])
+
+
+def read_log(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The rows up to the checkpoint's `step`; one that was written after it belongs to no checkpoint."""
+    file = folder / LOG
+    if step == 0 or not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["step"] <= step]
 
 
 def restore_checkpoint(
@@ -64,10 +69,10 @@ def restore_checkpoint(
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
+        step, kept, accuracies = int(about["step"]), json.loads(about["recipe"]), json.loads(about["accuracies"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read ({error}); remove it to begin anew, or put back a copy") from error
-    step = int(about["step"])
-    _check_same(folder, Recipe(**json.loads(about["recipe"])), recipe, step)
+    _check_same(folder, kept, recipe, step)
     weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     model.load_state_dict(weights, strict=False)
     for number, optimiser in enumerate(optimisers):
@@ -77,14 +82,35 @@ def restore_checkpoint(
                 case ["optimiser", which, parameter, key] if int(which) == number:
                     states.setdefault(int(parameter), {})[key] = value
         optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    return step, json.loads(about["accuracies"])
+    return step, accuracies
 
 
-def _check_same(folder: Path, kept: Recipe, asked: Recipe, step: int) -> None:
-    before, now = asdict(kept), asdict(asked)
-    if step <= min(kept.plateau, asked.plateau):
+def _replace(file: Path, content: bytes, step: int) -> None:
+    partial = file.with_name(f"{file.name}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ArtefactError(
+            f"the checkpoint of step {step} cannot be written to {file.parent} ({error.strerror}); the one before it is "
+            "intact: make room, then run the same command to go on from there"
+        ) from error
+
+
+def _check_same(folder: Path, kept: dict[str, Any], recipe: Recipe, step: int) -> None:
+    """Refuse a checkpoint whose recipe lacks a field, has another one, or another value in it."""
+    before, now = dict(kept), asdict(recipe)
+    decay = before.get("decay_share", recipe.decay_share)
+    if step <= min(recipe.plateau, round(before.get("steps", 0) * (1 - decay))):
         before["steps"] = now["steps"]
-    differing = [f"{name} is {before[name]}, here {now[name]}" for name in now if before[name] != now[name]]
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    differing = [f"{name} is {before.get(name, 'absent')}, here {now.get(name, 'absent')}" for name in names]
     if differing:
         raise InputError(
             f"{folder} holds the checkpoint of another recipe ({'; '.join(differing)}); "

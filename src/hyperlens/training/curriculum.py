@@ -76,7 +76,12 @@ def draw_batch(rng: random.Random, recipe: Recipe, accuracies: Accuracies) -> Ba
             tokens += question.prompt + question.target
             cells.append(question.cell)
         ids[row, : len(tokens)] = torch.tensor(tokens)
-    return Batch(ids, *(Places(*torch.tensor(places).reshape(-1, 4).T) for places in (asked, passed)), cells)
+    return Batch(ids, _gather_places(asked), _gather_places(passed), cells)
+
+
+def _gather_places(places: list[tuple[int, int, int, int]]) -> Places:
+    rows, positions, answers, questions = torch.tensor(places).reshape(-1, 4).T
+    return Places(rows, positions, answers, questions)
 
 
 def update_accuracies(accuracies: Accuracies, batch: Batch, right: torch.Tensor) -> None:

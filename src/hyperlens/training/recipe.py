@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from hyperlens.errors import ArtefactError, InputError
 from hyperlens.tasks.graded import GRADED
 
 UNKNOWN, BEGIN, PAD, STOP = 0, 1, 2, 3
@@ -27,7 +30,7 @@ class Recipe:
     inner: int = 256
     rows: int = 16
     length: int = 128
-    steps: int = 10000
+    steps: int = 5000
     warmup: int = 200
     decay_share: float = 0.2
     matrix_rate: float = 0.003
@@ -38,6 +41,10 @@ class Recipe:
     rare_share: float = 0.25
     passed_weight: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"the training has {self.steps} steps; give a number from 1 up")
 
     @property
     def plateau(self) -> int:
@@ -87,9 +94,22 @@ def build_model(recipe: Recipe, vocabulary: int) -> Qwen3ForCausalLM:
 
 def save_reference(model: Qwen3ForCausalLM, recipe: Recipe, folder: Path, log: Path | None = None) -> None:
     """The trained model as a folder that transformers loads: safetensors, configuration, tokenizer; beside them the recipe
-    and the training's log."""
-    model.save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
-    if log is not None:
-        shutil.copyfile(log, folder / "training.jsonl")
+    and the training's log. Raises ArtefactError where it cannot be written."""
+    try:
+        model.save_pretrained(folder)
+        build_tokenizer().save_pretrained(folder)
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+        if log is not None:
+            shutil.copyfile(log, folder / "training.jsonl")
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"{folder} cannot be written ({error}); choose another --out, the checkpoint is kept") from None
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raises ArtefactError where `folder`, given by `option`, cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArtefactError(f"{folder} is no folder to write to ({error.strerror}); choose another {option}") from None

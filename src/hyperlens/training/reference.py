@@ -6,7 +6,6 @@ its last checkpoint with the same data, to the same curve.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -16,11 +15,9 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
-from hyperlens.training.checkpoints import restore_checkpoint, save_checkpoint
+from hyperlens.training.checkpoints import read_log, restore_checkpoint, save_checkpoint, save_log
 from hyperlens.training.curriculum import Batch, Places, draw_batch, update_accuracies
 from hyperlens.training.recipe import Recipe, build_model, build_tokenizer
-
-LOG = "log.jsonl"
 
 
 def train_reference(
@@ -40,7 +37,7 @@ def train_reference(
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers types `to` as its wrapper
     optimisers = _build_optimisers(model, recipe)
     step, accuracies = restore_checkpoint(checkpoint, recipe, model, optimisers)
-    log = _read_log(checkpoint / LOG, step)
+    log = read_log(checkpoint, step)
     before = log[-1]["seconds"] if log else 0.0
     began, first, losses = time.monotonic(), step, []
     while step < recipe.steps:
@@ -58,9 +55,9 @@ def train_reference(
                 "seconds_left": round(spent / (step - first) * (recipe.steps - step)),
                 **{cell: round(accuracy, 3) for cell, accuracy in sorted(accuracies.items())},
             }
-            save_checkpoint(checkpoint, recipe, model, optimisers, step, accuracies)
             log, losses = [*log, row], []
-            (checkpoint / LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+            save_log(checkpoint, log)
+            save_checkpoint(checkpoint, recipe, model, optimisers, step, accuracies)
             report(row)
     return model
 
@@ -77,7 +74,7 @@ def _build_optimisers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.opt
 
 def _rate(step: int, recipe: Recipe) -> float:
     """Warm-up, a long plateau, then a straight line down to zero, as a factor of the learning rates."""
-    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / (recipe.steps - recipe.plateau))
+    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / max(1, recipe.steps - recipe.plateau))
 
 
 def _train_step(
@@ -107,11 +104,3 @@ def _measure_places(model: Qwen3ForCausalLM, states: torch.Tensor, places: Place
     each = torch.nn.functional.cross_entropy(logits, answers, reduction="none") / tokens[questions]
     wrong = torch.bincount(questions, logits.argmax(-1) != answers)
     return each.sum() / (tokens > 0).sum().clamp(min=1), wrong == 0
-
-
-def _read_log(file: Path, step: int) -> list[dict[str, Any]]:
-    """The lines up to the checkpoint's step; a line that was written after it belongs to no checkpoint."""
-    if step == 0 or not file.exists():
-        return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["step"] <= step]

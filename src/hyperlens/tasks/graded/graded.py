@@ -89,20 +89,23 @@ class GradedTask:
     draw_chain: Callable[[int, random.Random, bool], Chain]
     write: Callable[[Chain, Chain | None, Variant], list[Fragment]]
 
-    def draw(self, level: int, rng: random.Random, wide: bool, held_out: bool) -> Chain:
-        """A chain of `level` steps that is held out, or one that training may see, since no beginning of it is held out."""
+    def draw(self, level: int, rng: random.Random, wide: bool, held_out: bool | None) -> Chain:
+        """A chain of `level` steps that is held out, or one that training may see, since no beginning of it is held out; or
+        any (None)."""
         while True:
             chain = self.draw_chain(level, rng, wide)
+            if held_out is None:
+                return chain
             kept = [chain.is_held_out(steps) for steps in range(1, level + 1)]
             if level < UNSEEN_FROM or (kept[-1] if held_out else not any(kept)):
                 return chain
 
-    def ask(self, level: int, rng: random.Random, variant: Variant, held_out: bool) -> tuple[str, str]:
+    def ask(self, level: int, rng: random.Random, variant: Variant, held_out: bool | None) -> tuple[str, str]:
         """One question as (prompt, target), its chain drawn like `draw`."""
         fragments, target = self.compose(level, rng, variant, held_out)
         return "".join(fragment.text for fragment in fragments), target
 
-    def compose(self, level: int, rng: random.Random, variant: Variant, held_out: bool) -> tuple[list[Fragment], str]:
+    def compose(self, level: int, rng: random.Random, variant: Variant, held_out: bool | None) -> tuple[list[Fragment], str]:
         """One question as `ask` gives it, its prompt in fragments."""
         chain = self.draw(level, rng, variant.wide, held_out)
         aside = self.draw_chain(rng.choice(MATCHED_STEPS) - level, rng, variant.wide) if variant.matched else None
