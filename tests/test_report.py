@@ -128,7 +128,7 @@ def group(task, level, n=100, tokens=20.0, accuracy=1.0, confidence=0.9):
 
 def test_caveats_are_found_in_the_numbers():
     assert find_caveats([group("a", 1), group("a", 2)]) == []
-    undefined = {**group("a", 1), "effort": {"0": {"n": 98}}}
+    undefined = {**group("a", 1), "undefined": {"0": 2}}
     assert find_caveats([undefined], (0,)) == ["At m = 0 the effort of 2 samples is undefined; they are left out of its means."]
     assert "Fewer than 30 samples" in find_caveats([group("a", 1, n=5)])[0]
     assert "20 to 40 tokens" in find_caveats([group("a", 1), group("a", 2, tokens=40.0)])[0]

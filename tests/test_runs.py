@@ -90,7 +90,7 @@ def test_the_reference_model_answers_what_it_was_trained_for():
     samples = [sample for task in GRADED.values() for sample in task.samples(60, 1, levels=(1, 2, 3))]
     trajectory = hl.trace(hl.load_model("reference"), samples, hl.LogitLens(), reference="output")
     groups = {(group["task"], group["level"]): group["accuracy"] for group in group_effort(trajectory)}
-    assert min(groups.values()) >= 0.9, groups
+    assert min(groups.values()) >= 0.95, groups
     assert not any(np.isnan(trend["rho"]) for trend in find_trends(trajectory))
 
 

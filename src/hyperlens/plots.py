@@ -49,7 +49,7 @@ def draw_trajectories(trajectory: Trajectory, task: str, seed: int = 0) -> go.Fi
                 row=1,
                 col=place,
             )
-    figure.update_xaxes(title_text="state (0: embedding)", range=[0, trajectory.layers])
+    figure.update_xaxes(title_text="state", range=[0, trajectory.layers])
     figure.update_yaxes(range=[-0.02, 1.02])
     figure.update_yaxes(title_text="confidence in the answer", col=1)
     return _finish(figure, 300)

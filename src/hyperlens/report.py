@@ -76,7 +76,7 @@ def describe_trends(trends: Sequence[Mapping[str, Any]], depths: Sequence[int]) 
 def find_caveats(groups: Sequence[Mapping[str, Any]], depths: Sequence[int] = ()) -> list[str]:
     """What weakens a reading of these groups at these focal depths, found from their numbers."""
     caveats = []
-    undefined = {depth: sum(group["n"] - group["effort"][str(depth)]["n"] for group in groups) for depth in depths}
+    undefined = {depth: sum(group["undefined"][str(depth)] for group in groups) for depth in depths}
     for depth, count in undefined.items():
         if count:
             caveats.append(f"At m = {depth} the effort of {count} samples is undefined; they are left out of its means.")

@@ -98,7 +98,8 @@ def show_study(console: Console, document: Mapping[str, Any], depths: Sequence[i
     """The tables of a study at the focal `depths`: groups by task and level, how effort follows the level, which depth follows
     it best, and where all of it is kept."""
     manifest = document["manifest"]
-    _show_groups(console, document, depths)
+    for depth in depths:
+        _show_groups(console, document, depth)
     if document["trends"]:
         _show_trends(console, document["trends"], depths)
     for choice in document["choices"]:
@@ -108,36 +109,29 @@ def show_study(console: Console, document: Mapping[str, Any], depths: Sequence[i
     console.print(make_safe(f"Ω: mean share of the final confidence still missing before state L − m. Kept in {folder}", 400))
 
 
-def _show_groups(console: Console, document: Mapping[str, Any], depths: Sequence[int]) -> None:
+def _show_groups(console: Console, document: Mapping[str, Any], depth: int) -> None:
     manifest = document["manifest"]
-    table = Table(
-        title=make_safe(
-            f"{manifest['model']['name']}: {manifest['model']['layers']} layers, context {manifest['lens']['context']}"
-        ),
-        title_justify="left",
-    )
-    for name in ("task", "level", "n", "accuracy", "confidence"):
-        table.add_column(name, justify="left" if name == "task" else "right")
-    for depth in depths:
-        for name in (f"Ω at m = {depth} [95 %]", "if correct", "struggle", "commit"):
-            table.add_column(name, justify="right")
+    about = f"{manifest['model']['name']}, {manifest['model']['layers']} layers, context {manifest['lens']['context']}"
+    name = "logit lens, m = 0" if depth == 0 else f"focal depth m = {depth}"
+    table = Table(title=make_safe(f"{name} ({about})"), title_justify="left")
+    for column in ("task", "level", "n", "accuracy", "confidence", "Ω [95 %]", "if correct", "struggle", "commit"):
+        table.add_column(column, justify="left" if column == "task" else "right")
     for number, group in enumerate(document["groups"]):
         if number and group["task"] != document["groups"][number - 1]["task"]:
             table.add_section()
+        effort, key = group["effort"][str(depth)], str(depth)
         cells: list[Any] = [make_safe(group["task"]), _whole(group["level"]), str(group["n"])]
         cells += [_number(group["accuracy"]), _number(group["confidence"])]
-        for key in map(str, depths):
-            effort = group["effort"][key]
-            cells.append(f"{_number(effort['mean'])} [{_number(effort['low'])}, {_number(effort['high'])}]")
-            cells.append(_number(group["correct"]["effort"][key]["mean"]))
-            cells += [_number(group[name][key]["mean"], 1) for name in ("struggle", "commit")]
+        cells.append(f"{_number(effort['mean'])} [{_number(effort['low'])}, {_number(effort['high'])}]")
+        cells.append(_number(group["correct"]["effort"][key]["mean"]))
+        cells += [_number(group[measure][key]["mean"], 1) for measure in ("struggle", "commit")]
         table.add_row(*map(_cell, cells))
     console.print(table)
 
 
 def _show_trends(console: Console, trends: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> None:
     table = Table(title="Does effort follow the level? Spearman's rho [95 %]", title_justify="left")
-    for name in ("task", "m", "all", "if correct", "confidence taken out", "at matched confidence", "length taken out"):
+    for name in ("task", "m", "all", "if correct", "confidence\ntaken out", "at matched\nconfidence", "length\ntaken out"):
         table.add_column(name, justify="left" if name == "task" else "right")
     shown = [trend for trend in trends if trend["depth"] in depths]
     for number, trend in enumerate(shown):

@@ -40,7 +40,7 @@ def tabulate_samples(trajectory: Trajectory) -> pd.DataFrame:
 
 def group_effort(trajectory: Trajectory, table: pd.DataFrame | None = None, seed: int = 0) -> list[Row]:
     """Accuracy, confidence, effort, struggle length and commit state with intervals by task and level, over all samples and
-    over the correct ones alone."""
+    over the correct ones alone; `undefined` counts the samples without effort, which its mean leaves out."""
     table = tabulate_samples(trajectory) if table is None else table
     groups = []
     order = {task: number for number, task in enumerate(table["task"].unique())}
@@ -144,11 +144,13 @@ def _measure_group(rows: pd.DataFrame, depths: Sequence[int], seed: int) -> Row:
         name: {str(depth): _as_mean(estimate_mean(rows[f"{name}@{depth}"].to_numpy(dtype=float), seed)) for depth in depths}
         for name in MEASURES
     }
-    return {"n": len(rows), "confidence": float(rows["confidence"].to_numpy().mean()) if len(rows) else None, **means}
+    undefined = {str(depth): int(rows[f"effort@{depth}"].isna().sum()) for depth in depths}
+    confidence = float(rows["confidence"].to_numpy().mean()) if len(rows) else None
+    return {"n": len(rows), "confidence": confidence, **means, "undefined": undefined}
 
 
 def _as_mean(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+    return {"mean": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _as_rho(interval: Interval) -> dict[str, float]:
