@@ -144,7 +144,7 @@ def _measure_group(rows: pd.DataFrame, depths: Sequence[int], seed: int) -> Row:
         name: {str(depth): _as_mean(estimate_mean(rows[f"{name}@{depth}"].to_numpy(dtype=float), seed)) for depth in depths}
         for name in MEASURES
     }
-    undefined = {str(depth): int(rows[f"effort@{depth}"].isna().sum()) for depth in depths}
+    undefined = {str(depth): int(np.isnan(rows[f"effort@{depth}"].to_numpy(dtype=float)).sum()) for depth in depths}
     confidence = float(rows["confidence"].to_numpy().mean()) if len(rows) else None
     return {"n": len(rows), "confidence": confidence, **means, "undefined": undefined}
 
