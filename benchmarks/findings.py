@@ -83,6 +83,7 @@ def measure_all(limit: int, seed: int) -> Found:
         "curves": lambda: draw_curves(traced["jump"], seed),
         "length": lambda: compare_lengths(reference, traced["jump"], limit, seed),
         "written": lambda: compare_written(reference, limit, seed),
+        "elsewhere": lambda: compare_elsewhere(reference, limit, seed),
         "magnification": lambda: measure_models(reference, traced["jump"], samples, shared, seed),
         "linearity": lambda: {context: check_linearity(trajectory, seed) for context, trajectory in traced.items()},
         "stories": lambda: compare_stories(shared, seed),
@@ -205,6 +206,21 @@ def compare_written(model: hl.Model, limit: int, seed: int) -> list[Found]:
                     "rho": as_dict(estimate_trend(levels, mean, seed)),
                 }
             )
+    return rows
+
+
+def compare_elsewhere(model: hl.Model, limit: int, seed: int) -> list[Found]:
+    """Accuracy, confidence and effort with the operands and in the wording that training shows at level 1 alone."""
+    rows = []
+    for variant in ("wide", "reworded"):
+        table = tabulate_samples(hl.trace(model, draw_samples(limit, seed, variant), hl.LogitLens(), reference="output"))
+        for task in GRADED:
+            cells = [table[(table["task"] == f"{task}:{variant}") & (table["level"] == level)] for level in LEVELS]
+            means = {
+                name: [float(cell[column].to_numpy(dtype=float).mean()) for cell in cells]
+                for name, column in {"accuracy": "correct", "confidence": "confidence", "effort": "effort@0"}.items()
+            }
+            rows.append({"task": task, "variant": variant, "n": [len(cell) for cell in cells], **means})
     return rows
 
 
@@ -453,6 +469,13 @@ def make_tables(found: Found) -> dict[str, str]:
             [
                 [row["task"], row["depth"], *(run(row[name]) for name in ("accuracy", "mean", "sum")), value(row["rho"])]
                 for row in found["written"]
+            ],
+        ),
+        "elsewhere": tabulate(
+            ["domain", "variant", "accuracy by level", "confidence by level", "Ω by level, m = 0"],
+            [
+                [row["task"], row["variant"], *(run(row[name]) for name in ("accuracy", "confidence", "effort"))]
+                for row in found["elsewhere"]
             ],
         ),
         "magnification": tabulate(
