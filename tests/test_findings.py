@@ -16,8 +16,8 @@ FOUND = json.loads((ROOT / "docs" / "findings.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")
+def page_script():
+    spec = importlib.util.spec_from_file_location("findings_page", ROOT / "benchmarks" / "findings_page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -27,9 +27,9 @@ def test_the_findings_are_of_the_model_that_is_shipped():
     assert FOUND["about"]["model"] == hl.load_model("reference").fingerprint
 
 
-def test_every_table_on_the_pages_is_made_of_the_committed_numbers(script):
+def test_every_table_on_the_pages_is_made_of_the_committed_numbers(page_script):
     page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/findings.md", "README.md"))
-    tables = script.make_tables(FOUND)
+    tables = page_script.make_tables(FOUND)
     assert len(tables) > 10
     for name, table in tables.items():
         assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in (readme if name == "summary" else page), name

@@ -85,6 +85,12 @@ def check_file(file: str | os.PathLike[str], ours: str = "") -> Path:
     return place
 
 
+def page_beside(folder: str | os.PathLike[str]) -> Path:
+    """Where the page of a folder of results stands: beside it, under its name."""
+    place = Path(folder).absolute()
+    return place.with_name(f"{place.name}.html")
+
+
 def check_place(folder: str | os.PathLike[str]) -> Path:
     """The folder as a path, if results may be written there: it does not exist, is empty, or holds an artefact of ours."""
     place = Path(folder).absolute()

@@ -174,13 +174,13 @@ def study(
     json: Json = False,
 ) -> None:
     """Measure accuracy, confidence and effort by task and level; without options, our model on our questions."""
-    from hyperlens.artefact import MARK, check_file, check_place
+    from hyperlens.artefact import MARK, check_file, check_place, page_beside
     from hyperlens.runs import Study, run_study
     from hyperlens.tasks import GRADED, LEVELS, read_samples
 
     check_place(out)
     if report:
-        check_file(_page_of(out), MARK)
+        check_file(page_beside(out), MARK)
     if file is not None and (task or level):
         raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
     samples = tuple(read_samples(file)) if file is not None else ()
@@ -189,10 +189,13 @@ def study(
     with _working("loading and proving the model"):
         loaded = _load(model, dtype, device, device_map, revision, trust_remote_code)
     run = run_study(loaded, plan, out, batch_tokens)
+    document = {"manifest": run.manifest, "groups": run.groups, "trends": run.trends, "choices": run.choices}
     if json:
-        _print_json({"manifest": run.manifest, "groups": run.groups, "trends": run.trends, "choices": run.choices})
+        _print_json(document)
     else:
-        _show_run(run)
+        from hyperlens.terminal import show_study
+
+        show_study(_console(), document, run.headline_depths, run.folder)
     if report:
         _write_report(run, None, quiet=json)
 
@@ -230,19 +233,6 @@ def train_reference(
     show = _print_json if json else _show_training(recipe.steps)
     model = train_reference(recipe, checkpoint, report=show, device=device or "cpu")
     save_reference(model, recipe, out, checkpoint / LOG)
-
-
-def _page_of(folder: Path) -> Path:
-    """The page beside a study's folder."""
-    place = folder.absolute()
-    return place.with_name(f"{place.name}.html")
-
-
-def _show_run(run: Run) -> None:
-    from hyperlens.terminal import show_study
-
-    document = {"manifest": run.manifest, "groups": run.groups, "trends": run.trends, "choices": run.choices}
-    show_study(_console(), document, run.headline_depths, run.folder)
 
 
 def _write_report(run: Run, out: Path | None, quiet: bool = False) -> None:

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hyperlens.artefact import MARK, check_file, write_file
+from hyperlens.artefact import MARK, check_file, page_beside, write_file
 from hyperlens.plots import draw_effort, draw_trajectories
 from hyperlens.runs import Run
 
@@ -22,12 +22,11 @@ ACCURACIES_DIFFER = 0.1
 
 
 def write_report(run: Run, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write the page of a study to `out` (`report.html` beside the run's folder by default); gives its path.
+    """Write the page of a study to `out` (beside the run's folder, under its name, by default); gives its path.
 
     Raises ArtefactError where it cannot be written.
     """
-    place = check_file(Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}.html"), MARK)
-    return write_file(place, render_report(run))
+    return write_file(check_file(page_beside(run.folder) if out is None else out, MARK), render_report(run))
 
 
 def render_report(run: Run) -> str:

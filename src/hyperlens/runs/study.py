@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperlens.artefact import check_place, read_document, write_artefact
 from hyperlens.errors import ArtefactError, InputError
-from hyperlens.runs.summary import pair_depths, summarise
+from hyperlens.runs.summary import summarise
 from hyperlens.tasks import GRADED, LEVELS, Sample, check_levels, find_task
 from hyperlens.trajectory import Trajectory
 
@@ -67,8 +67,8 @@ class Run:
     @property
     def headline_depths(self) -> tuple[int, ...]:
         """The focal depths that tables show: the one chosen by resolution with m = 0 beside it, or all that were asked for."""
-        depths, auto = self.manifest["lens"]["focal_depths"], self.manifest["lens"]["auto"]
-        return tuple(depths) if auto is None else pair_depths(depths, auto)
+        lens = self.manifest["lens"]
+        return tuple(lens["focal_depths"] if lens["auto"] is None else lens["auto"]["beside"])
 
     @property
     def trajectory(self) -> Trajectory:

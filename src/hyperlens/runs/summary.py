@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -114,13 +114,6 @@ def choose_depths(trajectory: Trajectory, table: pd.DataFrame | None = None, see
             }
         )
     return choices
-
-
-def pair_depths(depths: Sequence[int], auto: Mapping[str, Any]) -> tuple[int, ...]:
-    """The depth that was chosen by resolution, and the logit lens; where that was chosen itself, the best deeper depth."""
-    resolutions = {int(depth): row["resolution"] or 0.0 for depth, row in auto["candidates"].items() if int(depth) in depths}
-    ranked = sorted(resolutions, key=lambda depth: (-resolutions[depth], depth))
-    return tuple(sorted({0, auto["chosen"]} if auto["chosen"] else set(ranked[:2])))
 
 
 def _graded_tasks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, np.ndarray]]:

@@ -83,9 +83,9 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
         known = resolution[~np.isnan(resolution)]
         sweep[depth] = {"resolution": float(known.mean()) if len(known) else None, "flat": len(resolution) - len(known)}
     ranked = sorted(candidates, key=lambda depth: (-(sweep[depth]["resolution"] or 0.0), depth))
-    beside = candidates if lens.focal_depths == "sweep" else {0, ranked[0]} if ranked[0] else ranked[:2]
-    chosen = {"chosen": ranked[0], "positions": len(confidence), "candidates": sweep}
-    return replace(lens, focal_depths=tuple(sorted(beside))), chosen
+    beside = sorted({0, ranked[0]} if ranked[0] else ranked[:2])
+    chosen = {"chosen": ranked[0], "beside": beside, "positions": len(confidence), "candidates": sweep}
+    return replace(lens, focal_depths=tuple(candidates if lens.focal_depths == "sweep" else beside)), chosen
 
 
 def context_length(model: Model) -> int | None:

@@ -22,7 +22,13 @@ SPECIAL = ("<unk>", "<s>", "<pad>", ".")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the reference model. `steps` are optimiser steps of `rows` contexts of `length` tokens."""
+    """All that decides the reference model. `steps` are optimiser steps of `rows` contexts of `length` tokens.
+
+    The learning rates are those of Muon (`matrix_rate`, matrices inside the layers) and AdamW (`other_rate`). A level is
+    unlocked once the one before it is right in `unlock_at` of its questions. Of a level that is known, `stepwise_share` of
+    the questions have their steps written, `matched_share` an aside, and `rare_share` of single steps each the second wording
+    and the held-out operands. `passed_weight` weighs the loss of values that nobody asks for yet.
+    """
 
     layers: int = 16
     width: int = 128
