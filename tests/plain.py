@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hyperlens.splice import find_layers
+from hyperlens.anatomy import find_layers
 
 
 def model_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from plain import layer_states, model_logits, run_replaced
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hyperlens.anatomy import find_layers
 from hyperlens.errors import ModelError
-from hyperlens.splice import Inputs, Probes, Splice, at_rest, find_layers
+from hyperlens.splice import Inputs, Probes, Splice, at_rest
 
 FAMILIES = ["llama", "mistral", "gemma2", "gpt2", "bloom", "falcon", "gptj", "mamba"]
 """Layers that return tensors and tuples, take their state by place and by name; absolute, rotary and alibi positions."""
@@ -283,9 +284,15 @@ def test_at_rest_switches_dropout_and_gradients_off_for_a_while() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_layers_are_found_by_structure_and_their_absence_is_said() -> None:
+def test_layers_are_found_by_what_runs_whatever_the_configuration_counts() -> None:
     model = build_family("mixtral", num_local_experts=LAYERS)
-    assert find_layers(model) is model.model.layers
-    model.config.num_hidden_layers = 5
-    with pytest.raises(ModelError, match="MixtralForCausalLM has no list of 5 decoder layers"):
-        find_layers(model)
+    assert find_layers(model) == tuple(model.model.layers)
+    model.config.num_hidden_layers = 5  # by which this model cuts its own loop
+    assert find_layers(model) == tuple(model.model.layers)[:5]
+
+
+def test_a_model_without_a_list_of_layers_that_runs_is_refused() -> None:
+    model = build_family("llama")
+    model.model.layers = nn.ModuleList()
+    with pytest.raises(ModelError, match="LlamaForCausalLM has no list of decoder layers that runs on a text"):
+        Splice(model)

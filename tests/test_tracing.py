@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -481,8 +482,32 @@ def test_bad_input_is_refused_in_one_sentence(what: str) -> None:
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_context_that_was_not_certified_is_refused_with_the_reason() -> None:
+    model = loaded("bloom")
+    refused = replace(model.certificate, contexts=("jump",), cached_form=None, reason="its memory is its own")
     with pytest.raises(CertificateError, match=r'context "cached" is not exact on BloomForCausalLM .*; use --context jump'):
-        trace(loaded("bloom"), TEXTS, HyperLens((1,), "cached"))
+        trace(replace(model, certificate=refused), TEXTS, HyperLens((1,), "cached"))
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba", "gpt_neo"])
+def test_steps_of_generation_read_what_replaying_the_text_reads(family: str) -> None:
+    model, lens = loaded(family), HyperLens((0, 2), "cached")
+    assert model.certificate.cached_form == "steps"
+    stepped = trace(model, TEXTS, lens, "all")
+    replayed = trace(replace(model, certificate=replace(model.certificate, cached_form="replay")), TEXTS, lens, "all")
+    np.testing.assert_allclose(stepped.data["probability"], replayed.data["probability"], atol=1e-5)
+    assert not np.allclose(stepped.data["probability"], trace(model, TEXTS, HyperLens((0, 2)), "all").data["probability"])
+
+
+def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = loaded("llama"), []
+    prepare = batches.prepare_batch
+    monkeypatch.setattr(batches, "prepare_batch", lambda job, texts: seen.append(len(texts)) or prepare(job, texts))
+    texts = [[20, 21, 22], [23, 24], [25, 26, 27]]
+    padded = trace(model, texts, LogitLens())
+    assert seen == [3]
+    apart = trace(replace(model, certificate=replace(model.certificate, paddings=("left",))), texts, LogitLens())
+    assert seen == [3, 2, 1]
+    np.testing.assert_allclose(apart.data["probability"], padded.data["probability"], atol=1e-6)
 
 
 def test_a_target_that_changes_the_prompts_last_token_is_read_from_there_and_said_once() -> None:

@@ -8,19 +8,20 @@ between must lead from one recorded state to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from hyperlens.anatomy import context_length, special_tokens
 from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, is_memory_error
-from hyperlens.routing import route_cached, route_jump
-from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice, Way, at_rest
+from hyperlens.routing import CACHED_FORMS, CachedForm, route_cached, route_jump, run_recalling
+from hyperlens.splice import Inputs, Pass, Probes, Splice, Way, at_rest
 
 CONTEXTS = ("jump", "cached")
+PADDING_SIDES = ("right", "left")
 
 LONGEST_PROMPT = 1032
 """Tokens of the longest prompt at load. Wider windows are proved inside the run, on the texts that reach over them."""
@@ -30,8 +31,10 @@ LONGEST_PROMPT = 1032
 class Certificate:
     """What was proved of one model: in which `way` and `contexts` its lens is exact, and to what relative error.
 
-    `max_error` is the largest max|Δlogits| / max|logits| (states for the chain) over the checks that passed; `reason` says
-    why a context, or the whole model, is refused; `tokens` is the length of the prompt on which it was proved.
+    `way` is how slices run, `cached_form` how `cached` does (None where it is not exact), `paddings` the sides on which texts
+    of a batch may be padded (on others, only texts of one length are batched). `max_error` is the largest
+    max|Δlogits| / max|logits| (states for the chain) over the checks that passed; `reason` says why a context, a padding, or
+    the whole model, is refused; `tokens` is the length of the prompt on which it was proved.
     """
 
     architecture: str
@@ -43,6 +46,8 @@ class Certificate:
     reason: str | None
     tokens: int = 0
     errors: dict[str, float] = field(default_factory=dict)
+    cached_form: CachedForm | None = None
+    paddings: tuple[str, ...] = ()
 
     def require(self, context: str) -> None:
         """Raise CertificateError where the lens is not exact in `context`."""
@@ -75,16 +80,17 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def certify(splice: Splice) -> Certificate:
-    """Prove `splice` in both contexts and both ways, the cheaper first; leaves `splice.way` at the one that holds."""
+    """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`."""
     prover = _Prover(splice)
     reasons = []
     with splice.lock, at_rest(splice.model):
         for way in ("bypass", "hook"):
             splice.way = way
             if (reason := prover.attempt(prover.prove_jump, "jump")) is None:
-                refusal = prover.attempt(prover.prove_cached, "cached")
-                return prover.passed(way, ("jump", "cached") if refusal is None else ("jump",), refusal)
-            reasons.append(f"{way}: {reason}")
+                paddings, unpadded = prover.prove_paddings()
+                form, refused = prover.choose_cached(ragged="right" in paddings)
+                return prover.passed(way, form, paddings, [*refused, *unpadded])
+            reasons.append(reason)
     name = type(splice.model).__name__
     return Certificate(name, splice.depth, False, None, (), None, "; ".join(dict.fromkeys(reasons)), prover.length)
 
@@ -100,9 +106,8 @@ class _Prover:
         self.random = torch.Generator().manual_seed(0)
         self.vocabulary = splice.embedding.shape[0]
         texts = torch.randint(self.vocabulary, (2, self.length), generator=self.random)
-        padding = getattr(splice.config, "pad_token_id", None)
-        texts = texts if padding is None else torch.where(texts == padding, splice.filler, texts)
-        self.texts = texts.to(splice.device)
+        special = torch.tensor(sorted(special_tokens(splice.config)), dtype=torch.long)
+        self.texts = torch.where(torch.isin(texts, special), splice.filler, texts).to(splice.device)
         self.short = max(1, 2 * self.length // 3)
 
     def attempt(self, prove: Callable[[], None], context: str) -> str | None:
@@ -120,11 +125,30 @@ class _Prover:
         self.errors = {name: value for name, value in self.errors.items() if not name.startswith(context)}
         return reason
 
-    def passed(self, way: Way, contexts: tuple[str, ...], refusal: str | None) -> Certificate:
-        reason = None if refusal is None else f"cached is not exact: {refusal}"
-        worst = max(self.errors.values())
-        name = type(self.splice.model).__name__
-        return Certificate(name, self.splice.depth, True, way, contexts, worst, reason, self.length, dict(self.errors))
+    def prove_paddings(self) -> tuple[tuple[str, ...], list[str]]:
+        """The sides on which ragged texts may be padded, and why not on the others."""
+        sides, refusals = [], []
+        for side in PADDING_SIDES:
+            name = f"padded on the {side}"
+            refusal = self.attempt(partial(self.prove_ragged, side, name), name)
+            sides += [side] if refusal is None else []
+            refusals += [] if refusal is None else [refusal]
+        return tuple(sides), refusals
+
+    def choose_cached(self, ragged: bool) -> tuple[CachedForm | None, list[str]]:
+        """The cheapest form of `cached` that holds; where none does, why."""
+        refusals = []
+        for form in CACHED_FORMS:
+            refusal = self.attempt(partial(self.prove_cached, form, ragged), "cached")
+            if refusal is None:
+                return form, []
+            refusals.append(refusal)
+        return None, [f"cached is not exact: {'; '.join(dict.fromkeys(refusals))}"]
+
+    def passed(self, way: Way, form: CachedForm | None, paddings: tuple[str, ...], refusals: list[str]) -> Certificate:
+        contexts, reason = CONTEXTS if form else CONTEXTS[:1], "; ".join(refusals) or None
+        worst, name, errors = max(self.errors.values()), type(self.splice.model).__name__, dict(self.errors)
+        return Certificate(name, self.splice.depth, True, way, contexts, worst, reason, self.length, errors, form, paddings)
 
     def check(self, name: str, found: Tensor, expected: Tensor) -> None:
         """One comparison; raises where it is not within the bound."""
@@ -162,13 +186,12 @@ class _Prover:
             self.check(f"jump equality at m = {m}", splice.head(routed[1]), own)
             self.alive(f"jump liveness at m = {m}", splice.head(routed[2]), own)
             for row in (0, 2):
-                with _way(splice, "hook"):
+                with splice.going("hook"):
                     hooked = splice.run(inputs, stack[row], start, record=[last], probes=ends).states[last]
                 self.check(f"jump liveness at m = {m}", splice.head(routed[row]), splice.head(hooked))
             for below in sorted({0, start // 2}) if start else []:
                 chained = splice.run(inputs, whole.states[below], below, start, record=[start]).states[start]
                 self.check(f"jump chain {below} to {start}", chained, whole.states[start])
-        self._prove_ragged(own)
 
     def _prove_causality(self, inputs: Inputs, whole: Pass) -> None:
         """The last token must not change what earlier ones are: else this is an encoder."""
@@ -181,38 +204,36 @@ class _Prover:
         if relative_error(found[:, :-1], whole.states[last][:, :-1]) > self.bound:
             raise _Failed("earlier tokens see later ones, so that it is an encoder; HyperLens reads decoder-only models")
 
-    def _prove_ragged(self, own: Tensor) -> None:
-        """Two texts of different length in one batch, padded on either side, give what each gives alone."""
+    def prove_ragged(self, side: str, name: str) -> None:
+        """Two texts of different length in one batch, padded on one side, give what each gives alone."""
         splice, last = self.splice, self.splice.depth
-        alone = torch.cat([own, self.own_logits(self.texts[1:, : self.short])])
-        for side in ("right", "left"):
-            inputs, shift = self._ragged(side)
-            ends = Probes(*(torch.tensor(part, device=splice.device) for part in ([0, 1], [self.length - 1, shift - 1])))
-            for m in self.depths():
-                states = splice.run(inputs, record=[last - m]).states[last - m]
-                routed = route_jump(splice, inputs, states[None], last - m, ends)[0]
-                self.check(f"jump equality at m = {m}, padded on the {side}", splice.head(routed), alone)
+        alone = torch.cat([self.own_logits(self.texts[:1]), self.own_logits(self.texts[1:, : self.short])])
+        inputs, shift = self._ragged(side)
+        ends = Probes(*(torch.tensor(part, device=splice.device) for part in ([0, 1], [self.length - 1, shift - 1])))
+        for m in self.depths():
+            states = splice.run(inputs, record=[last - m]).states[last - m]
+            routed = route_jump(splice, inputs, states[None], last - m, ends)[0]
+            self.check(f"{name}, equality at m = {m}", splice.head(routed), alone)
 
     def _ragged(self, side: str) -> tuple[Inputs, int]:
         """The pair as one batch, and where its second text ends."""
         inputs, _ = pad_texts([self.texts[0], self.texts[1, : self.short]], side, self.splice.filler)
         return inputs, self.short if side == "right" else self.length
 
-    def prove_cached(self) -> None:
+    def prove_cached(self, form: CachedForm, ragged: bool) -> None:
         splice, last = self.splice, self.splice.depth
-        inputs, _ = self._ragged("right")
+        inputs = self._ragged("right")[0] if ragged else Inputs(self.texts)
         places = [[0, self.length - 1], [0, self.length // 2], [1, self.short - 1], [1, 0]]
         probes = Probes(*torch.tensor(places, device=splice.device).T)
-        memory = Memory(splice.new_cache(last))
-        recorded = splice.run(inputs, record=range(last + 1), probes=probes, memory=memory).states
+        done, recall = run_recalling(splice, inputs, range(last + 1), probes, last, form)
         whole = splice.run(inputs, record=range(last + 1)).states
         own = splice.head(probes.pick(whole[last]))
-        self.check("cached equality of the pass that fills the cache", splice.head(recorded[last]), own)
+        self.check("cached equality of the pass that fills the cache", splice.head(done.states[last]), own)
         for m in self.depths()[1:]:
             start = last - m
-            changed = self._perturb(recorded[start])
-            rows = torch.stack([*(recorded[state] for state in range(start + 1)), changed])
-            routed = route_cached(splice, inputs, rows, start, probes, memory.cache)
+            changed = self._perturb(done.states[start])
+            rows = torch.stack([*(done.states[state] for state in range(start + 1)), changed])
+            routed = route_cached(splice, inputs, rows, start, probes, recall)
             self.check(f"cached equality at m = {m}", splice.head(routed[start]), own)
             self.alive(f"cached liveness at m = {m}", splice.head(routed[-1]), own)
             for row in sorted({0, len(rows) - 1}):
@@ -222,7 +243,7 @@ class _Prover:
     def _replaced_one_by_one(self, inputs: Inputs, states: Tensor, given: Tensor, start: int, probes: Probes) -> Tensor:
         """What leaves the last layer at each probe when all layers run and that one position's state is replaced."""
         last, results = self.splice.depth, []
-        with _way(self.splice, "hook"):
+        with self.splice.going("hook"):
             for row, position, state in zip(probes.rows.tolist(), probes.positions.tolist(), given, strict=True):
                 replaced = states.clone()
                 replaced[row, position] = state
@@ -272,7 +293,7 @@ def _check_finite(whole: Pass, own: Tensor) -> None:
 def _prompt_length(splice: Splice) -> int:
     """Longer than every window that fits, within the model's context."""
     windows = [splice.window(number) or 0 for number in range(splice.depth)]
-    context = getattr(splice.config, "max_position_embeddings", None) or LONGEST_PROMPT
+    context = context_length(splice.config) or LONGEST_PROMPT
     fitting = [window for window in windows if window + 8 <= LONGEST_PROMPT]
     return min(max(24, max(fitting, default=0) + 8), context)
 
@@ -280,13 +301,3 @@ def _prompt_length(splice: Splice) -> int:
 def _probes(positions: list[int], splice: Splice) -> Probes:
     places = torch.tensor(positions, device=splice.device)
     return Probes(torch.zeros_like(places), places)
-
-
-@contextmanager
-def _way(splice: Splice, way: Way) -> Iterator[Any]:
-    """Run slices in another way for a while."""
-    before, splice.way = splice.way, way
-    try:
-        yield
-    finally:
-        splice.way = before

@@ -3,21 +3,36 @@
 `jump` lets the states of all positions at one depth enter the deepest layers together. `cached` lets only the probed
 positions jump; each attends to the keys and values that the model itself computed for the positions before it, and to
 its own. Both give the state that leaves the last layer; `Splice.head` reads it.
+
+`cached` has three forms, each dearer than the one before. "rows": the states of a position are query rows of one call, behind
+masks of our own that show each the positions before it; one call serves all positions of a text. "steps": they are the
+rows of a batch that takes one ordinary step of generation on the model's own memory of the text, so that whatever the
+model does with it holds (biases of position, recurrent states, windows of its own); a call of single tokens for each
+position. "replay": the text's own states enter the deepest layers with the one at the position replaced; no memory is
+needed, and each position costs what `jump` costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from hyperlens.splice import Inputs, Memory, Probes, Splice
+from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice
+
+CachedForm = Literal["rows", "steps", "replay"]
+CACHED_FORMS: tuple[CachedForm, ...] = ("rows", "steps", "replay")
 
 QUERY_ROWS = 512
 """Most query rows of one `cached` pass: their mask and their attention to each other grow with the square of it."""
+
+LONGEST_WALK = 8
+"""Tokens that are stepped over one by one from one probe to the next; beyond, the text is run afresh up to there."""
 
 
 def route_jump(
@@ -30,19 +45,63 @@ def route_jump(
     return done.states[splice.depth].unflatten(0, (count, -1))
 
 
+@dataclass(frozen=True)
+class Recall:
+    """What `cached` passes see of one batch: for "rows" the keys and values of a pass over it, for "steps" the memory of each
+    text up to its first probe (None where that is the first token)."""
+
+    form: CachedForm
+    cache: Cache | None = None
+    texts: Sequence[Memory | None] = ()
+
+
+def run_recalling(
+    splice: Splice, inputs: Inputs, record: Collection[int], probes: Probes, deepest: int, form: CachedForm
+) -> tuple[Pass, Recall]:
+    """Run the batch once for `cached` passes through at most the `deepest` layers: its states at the probes, and the recall."""
+    memory = Memory(splice.new_cache(deepest)) if form == "rows" else None
+    done = splice.run(inputs, record=record, probes=probes, memory=memory)
+    if memory is not None:
+        return done, Recall(form, memory.cache)
+    if form == "replay":
+        return done, Recall(form)
+    return done, Recall(
+        form, texts=[_remember(splice, ids[: min(places, default=0)]) for ids, places, _ in _texts(inputs, probes)]
+    )
+
+
 def route_cached(
     splice: Splice,
     inputs: Inputs,
     states: Float[Tensor, "state probe *width"],
     start: int,
     probes: Probes,
-    cache: Cache,
+    recall: Recall,
+    batch_tokens: int = 4096,
 ) -> Float[Tensor, "state probe *width"]:
-    """Pass each probe's `states` through the layers after `start`, beside the model's own keys and values in `cache`.
+    """Pass each probe's `states` through the layers after `start`, beside the model's own keys and values.
 
-    The states of one probe, and the probes of one text, are query rows of one pass: each sees the cached positions before
-    its own, and itself. `inputs` are those of the pass that filled the cache.
+    `inputs` and `probes` are those of the pass that made `recall`. `batch_tokens` bounds the tokens of all the copies of a
+    text, or of its memory, that are held at once.
     """
+    if recall.cache is not None:
+        return _route_rows(splice, inputs, states, start, probes, recall.cache)
+    routed = torch.empty_like(states)
+    for number, (ids, places, mine) in enumerate(_texts(inputs, probes)):
+        if not mine:
+            continue
+        if recall.form == "steps":
+            routed[:, mine] = _route_steps(splice, ids, states[:, mine], start, places, recall.texts[number], batch_tokens)
+        else:
+            routed[:, mine] = _route_replay(splice, ids, states[:, mine], start, places, batch_tokens)
+    return routed
+
+
+def _route_rows(
+    splice: Splice, inputs: Inputs, states: Float[Tensor, "state probe *width"], start: int, probes: Probes, cache: Cache
+) -> Float[Tensor, "state probe *width"]:
+    """The states of one probe, and the probes of one text, as query rows of one pass: each sees the cached positions before
+    its own, and itself."""
     routed = torch.empty_like(states)
     for chosen in _query_chunks(probes, len(states)):
         rows, slots = _line_up(probes.rows[chosen], len(inputs.ids))
@@ -89,9 +148,87 @@ def _query_call(
             hidden, torch.finfo(splice.dtype).min
         )
 
-    windows = {number: splice.window(number) for number in range(start, splice.depth)}
+    running = range(start if splice.way == "bypass" else 0, splice.depth)
+    windows = {number: splice.window(number) for number in running}
     by_width = {width: additive(width) for width in set(windows.values())}
     own = places if inputs.positions is None else inputs.positions.gather(1, places)
     masks = {number: by_width[width] for number, width in windows.items() if width is not None}
     full = by_width[None] if None in by_width else next(iter(by_width.values()))
-    return Inputs(torch.full_like(places, splice.filler), full, own), Memory(cache, masks)
+    return Inputs(inputs.ids.gather(1, places), full, own), Memory(cache, masks)
+
+
+def _texts(inputs: Inputs, probes: Probes) -> Iterator[tuple[Int[Tensor, "token"], list[int], list[int]]]:
+    """Each row of the batch without its padding: its tokens, the places probed in it, in order, and which probes they are."""
+    for row in range(len(inputs.ids)):
+        kept = torch.ones_like(inputs.ids[row]) if inputs.mask is None else inputs.mask[row]
+        first = int(kept.argmax())
+        mine = (probes.rows == row).nonzero().squeeze(1)
+        mine = mine[probes.positions[mine].argsort()]
+        yield inputs.ids[row, first:], (probes.positions[mine] - first).tolist(), mine.tolist()
+
+
+def _remember(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None = None) -> Memory | None:
+    """The model's own memory of a text, or of `memory` and what follows it; None of nothing."""
+    if not len(ids):
+        return memory
+    return splice.run(Inputs(ids[None]), memory=memory, read=False, remember=True).memory
+
+
+def _route_steps(
+    splice: Splice,
+    ids: Int[Tensor, "token"],
+    states: Float[Tensor, "state probe *width"],
+    start: int,
+    places: Sequence[int],
+    begun: Memory | None,
+    batch_tokens: int,
+) -> Float[Tensor, "state probe *width"]:
+    """The states at each of the places of one text as the rows of a batch that takes one step of generation."""
+    memory, done, routed = begun.spread(1) if begun is not None else None, places[0], []
+    for place, given in zip(places, states.unbind(1), strict=True):
+        memory, done = _advance(splice, ids, memory, done, place), place
+        parts = given.split(max(1, batch_tokens // (place + 1)))
+        routed.append(torch.cat([_step(splice, ids[place], part, start, memory) for part in parts]))
+    return torch.stack(routed, 1)
+
+
+def _step(
+    splice: Splice, token: Int[Tensor, ""], states: Float[Tensor, "state *width"], start: int, memory: Memory | None
+) -> Float[Tensor, "state *width"]:
+    """What leaves the last layer where `token` is the next one and each of `states` takes its place before layer `start`."""
+    spread = None if memory is None else memory.spread(len(states), start if splice.way == "bypass" else 0)
+    step = Inputs(token.expand(len(states), 1))
+    done = splice.run(step, states[:, None], start, record=[splice.depth], memory=spread, read=False)
+    return done.states[splice.depth][:, 0]
+
+
+def _advance(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None, done: int, place: int) -> Memory | None:
+    """The memory of the first `done` tokens brought to `place`."""
+    if memory is None or place - done > LONGEST_WALK:
+        return _remember(splice, ids[:place])
+    for token in range(done, place):
+        memory = _remember(splice, ids[token : token + 1], memory)
+    return memory
+
+
+def _route_replay(
+    splice: Splice,
+    ids: Int[Tensor, "token"],
+    states: Float[Tensor, "state probe *width"],
+    start: int,
+    places: Sequence[int],
+    batch_tokens: int,
+) -> Float[Tensor, "state probe *width"]:
+    """Each state in its place among the text's own before layer `start`, all of which enter the layers after it."""
+    own = splice.run(Inputs(ids[None]), record=[start], read=False).states[start]
+    routed = []
+    for place, given in zip(places, states.unbind(1), strict=True):
+        text = Inputs(ids[None, : place + 1])
+        end = Probes(*torch.tensor([[0], [place]], device=splice.device))
+        done = []
+        for part in given.split(max(1, batch_tokens // (place + 1))):
+            stack = own[:, : place + 1].repeat(len(part), *[1] * (own.ndim - 1))
+            stack[:, place] = part
+            done.append(route_jump(splice, text, stack[:, None], start, end)[:, 0])
+        routed.append(torch.cat(done))
+    return torch.stack(routed, 1)

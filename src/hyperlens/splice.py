@@ -7,21 +7,32 @@ Embedding, masks, rotary angles, final norm and unembedding are always the model
 
 from __future__ import annotations
 
-import inspect
+import copy
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from hyperlens.anatomy import (
+    Anatomy,
+    call_parameters,
+    eager,
+    given_state,
+    input_device,
+    plain_token,
+    returned_state,
+    study_anatomy,
+    text_config,
+)
 from hyperlens.errors import ModelError
 
 Way = Literal["bypass", "hook"]
@@ -71,19 +82,37 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What one call of the model gave: the states asked for, by number, and the logits of each row's last column."""
+class Memory:
+    """What a call sees besides its own tokens: keys, values or recurrent states of earlier ones, as the model keeps them.
 
-    states: dict[int, Tensor]
-    logits: Float[Tensor, "row vocabulary"]
+    `name` is what the model's forward calls it; `masks` are those of the layers that see only a part of it.
+    """
+
+    cache: Any
+    masks: Mapping[int, Float[Tensor, "row 1 token key"]] = field(default_factory=dict)
+    name: str = "past_key_values"
+
+    def spread(self, rows: int, start: int = 0) -> Memory:
+        """A copy of the memory of one text for `rows` copies of it, so that a call which adds to it leaves this one as it is.
+
+        Layers before `start`, which that call is to bypass, stay shared.
+        """
+        if not isinstance(self.cache, Cache):
+            return replace(self, cache=_spread(self.cache, rows))
+        spread = copy.copy(self.cache)
+        spread.layers = [*self.cache.layers[:start], *copy.deepcopy(self.cache.layers[start:])]
+        for layer in spread.layers[start:]:
+            layer.reorder_cache(cast(torch.LongTensor, torch.zeros(rows, dtype=torch.long)))
+        return replace(self, cache=spread)
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The keys and values that a call sees besides its own, and the masks of the layers that see only a part of them."""
+class Pass:
+    """What one call of the model gave: the states asked for, by number, logits of each row's last column, and its memory."""
 
-    cache: Cache
-    masks: Mapping[int, Float[Tensor, "row 1 token key"]] = field(default_factory=dict)
+    states: dict[int, Tensor]
+    logits: Float[Tensor, "row vocabulary"]
+    memory: Memory | None = None
 
 
 class KeptLayer(CacheLayerMixin):
@@ -118,19 +147,22 @@ class KeptLayer(CacheLayerMixin):
 class Splice:
     """Reads and runs slices of one model.
 
-    State `l` of `depth` + 1 is what enters layer `l` + 1; state `depth` is what leaves the last layer. `way` says how a slice
-    is run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins.
+    State `l` of `depth` + 1 is what enters the layer that runs as number `l` + 1; state `depth` is what leaves the last one.
+    Outside, every state is `[row, token, *width]`, whatever the order of its axes inside the model. `way` says how a slice is
+    run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins.
+    Raises ModelError where the model has no such layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.config = text_config(model)
-        self.layers = find_layers(model)
-        self.depth = len(self.layers)
-        self.way: Way = "bypass"
         self.lock = _LOCKS.setdefault(model, threading.RLock())
-        self._parameters = _parameters(model)
-        self._arities: list[int | None] = []
+        with self.lock, at_rest(model):
+            self.anatomy = study_anatomy(model)
+        self.layers = self.anatomy.layers
+        self.depth = len(self.anatomy.order)
+        self.way: Way = "bypass"
+        self._parameters = call_parameters(model)
 
     @property
     def embedding(self) -> Tensor:
@@ -140,32 +172,40 @@ class Splice:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be: the device of the embedding."""
-        if self.embedding.device.type == "meta":  # offloaded by accelerate, whose hook knows where it computes
-            hook: Any = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
-            return torch.device(hook.execution_device)
-        return self.embedding.device
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the residual states."""
-        return next(p.dtype for p in self.layers.parameters() if p.is_floating_point())
+        return next(p.dtype for layer in self.layers for p in layer.parameters() if p.is_floating_point())
 
     @property
     def filler(self) -> int:
-        """A token id for places whose token does not matter; not the padding token, about which some models warn."""
-        return 1 if getattr(self.config, "pad_token_id", None) == 0 else 0
+        """A token id for places whose token does not matter."""
+        return plain_token(self.config)
 
     def window(self, layer: int) -> int | None:
         """How many tokens, itself counted, a token sees in layer `layer` (from 0); None where it sees all before it."""
         width = getattr(self.config, "sliding_window", None)
         kinds = getattr(self.config, "layer_types", None)
         if kinds is not None:
-            return width if kinds[layer] == "sliding_attention" else None
+            return width if kinds[self.anatomy.order[layer]] == "sliding_attention" else None
         return width if getattr(self.config, "use_sliding_window", True) else None
 
     def new_cache(self, deepest: int) -> Cache:
-        """An empty cache that keeps the keys and values of the `deepest` layers and forgets the others'."""
-        return Cache(layers=[KeptLayer(number >= self.depth - deepest) for number in range(self.depth)])
+        """An empty cache that keeps the keys and values of the `deepest` layers (of all, where all will run) and forgets the
+        others'."""
+        first = self.depth - deepest if self.way == "bypass" else 0
+        return Cache(layers=[KeptLayer(number >= first) for number in range(self.depth)])
+
+    @contextmanager
+    def going(self, way: Way) -> Iterator[None]:
+        """Run slices in another way for a while."""
+        before, self.way = self.way, way
+        try:
+            yield
+        finally:
+            self.way = before
 
     def run(
         self,
@@ -177,104 +217,136 @@ class Splice:
         probes: Probes | None = None,
         memory: Memory | None = None,
         read: bool = True,
+        remember: bool = False,
     ) -> Pass:
         """Call the model once; with `states`, let them enter at state `start` and run only layers `start` + 1 … `stop`.
 
         `record` names the states to give back, at the `probes` or whole. Logits are those of the last column; they mean
         something only where `stop` is the depth; without `read` there are none, and no row goes through the unembedding.
-        Raises ModelError where a state was asked for that never passed.
+        With `remember` the memory that the model makes of the call is given back; a given `memory` may be added to.
+        Raises ModelError where a state was asked for that never passed, or a memory that the model does not make.
         """
         stop = self.depth if stop is None else stop
         bypass = states is not None and self.way == "bypass"
         skipped = {number for number in range(self.depth) if not start <= number < stop} if bypass else set()
-        with self.lock:
-            if skipped and not self._arities:
-                self._learn_arities(inputs)
-            masks = memory.masks if memory is not None else {}
-            visit = _Visit(start, states, skipped, set(record), probes, masks, self._arities, self.depth, self.device)
-            with _wrapped(self.layers, visit):
-                logits = self._call(inputs, memory.cache if memory is not None else None, read)
+        masks = memory.masks if memory is not None else {}
+        visit = _Visit(self.anatomy, start, states, skipped, set(record), probes, masks, self.device)
+        with self.lock, eager(), _wrapped(self.layers, visit):
+            output = self._call(inputs, memory, read, remember)
         if missing := set(record) - set(visit.recorded):
             raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
-        return Pass(visit.recorded, logits)
+        logits = output.logits.to(self.device)
+        logits = logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
+        return Pass(visit.recorded, logits, self._memory_of(output) if remember else None)
 
     def head(self, states: Float[Tensor, "probe *width"]) -> Float[Tensor, "probe vocabulary"]:
         """All that the model does after its last layer, done by the model itself to each of `states`."""
         ids = torch.full((len(states), 1), self.filler, device=self.device)
         return self.run(Inputs(ids), states[:, None], start=self.depth).logits
 
-    def _call(self, inputs: Inputs, cache: Cache | None, read: bool = True) -> Tensor:
-        """The model's logits of the last column (of none unless `read`); what its signature does not know is left away."""
+    def _call(self, inputs: Inputs, memory: Memory | None, read: bool, remember: bool) -> Any:
+        """The model's output, logits of the last column only (of none unless `read`); what its signature does not know is
+        left away."""
         kept = 1 if read else torch.empty(0, dtype=torch.long, device=inputs.ids.device)
-        wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "past_key_values": cache}
-        wanted |= {"use_cache": cache is not None, "logits_to_keep": kept, "return_dict": True}
+        wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
+        wanted |= {"use_cache": remember or memory is not None} | ({} if memory is None else {memory.name: memory.cache})
         known = {name: value for name, value in wanted.items() if value is not None and name in self._parameters}
-        logits = self.model(input_ids=inputs.ids, **known).logits.to(self.device)
-        return logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
+        return self.model(input_ids=inputs.ids, **known)
 
-    def _learn_arities(self, inputs: Inputs) -> None:
-        """See once what each layer returns, a tensor (None) or a tuple of n, so that a bypassed one can return the same."""
-        visit = _Visit(0, None, set(), set(), None, {}, [None] * self.depth, self.depth, self.device)
-        with torch.no_grad(), _wrapped(self.layers, visit):
-            self._call(Inputs(inputs.ids[:1, :1]), None)
-        self._arities = visit.arities
+    def _memory_of(self, output: Mapping[str, Any]) -> Memory:
+        """What a call gave back that the next one takes under the same name."""
+        for name, value in output.items():
+            if name in self._parameters and value is not None:
+                return Memory(value, name=name)
+        raise ModelError(f"{type(self.model).__name__} gives no memory of a text back that it would take again")
 
 
 @dataclass
 class _Visit:
     """What one call of the model does to its layers, and the states that it recorded, all brought to the device `home`."""
 
+    anatomy: Anatomy
     start: int
     states: Tensor | None
     skipped: set[int]
     record: set[int]
     probes: Probes | None
     masks: Mapping[int, Tensor]
-    arities: list[int | None]
-    depth: int
     home: torch.device
     recorded: dict[int, Tensor] = field(default_factory=dict)
+    passed: int = 0
     thread: int = field(default_factory=threading.get_ident)
 
-    def forward(self, number: int, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Layer `number` for this call. Calls from other threads get the layer as it is."""
+    def forward(self, layer: int, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One layer's call in this pass. Calls from other threads get the layer as it is."""
         if threading.get_ident() != self.thread:
             return original(*args, **kwargs)
-        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        number = self._count(layer)
+        name, hidden = given_state(args, kwargs)
         hidden = self._enter(number, hidden)
         self._keep(number, hidden)
         if number in self.masks:
             kwargs["attention_mask"] = self.masks[number]
-        output = self._bypassed(number, hidden) if number in self.skipped else original(hidden, *args, **kwargs)
-        if number == self.depth - 1:
-            output = self._leave(output)
-        elif self.arities and number not in self.skipped:
-            self.arities[number] = len(output) if isinstance(output, tuple) else None
-        return output
+        if number in self.skipped:
+            output = self._bypassed(number, hidden)
+        elif name is None:
+            output = original(hidden, *args[1:], **kwargs)
+        else:
+            output = original(*args, **{**kwargs, name: hidden})
+        return self._leave(output) if number == len(self.anatomy.order) - 1 else output
+
+    def _count(self, layer: int) -> int:
+        """The number of this call. Raises ModelError where the model runs its layers in another order than on a plain text."""
+        number, self.passed = self.passed, self.passed + 1
+        if number >= len(self.anatomy.order) or self.anatomy.order[number] != layer:
+            raise ModelError("the model runs other layers than on a plain text, so that its states have other numbers")
+        return number
 
     def _enter(self, number: int, hidden: Tensor) -> Tensor:
-        return hidden if self.states is None or number != self.start else self.states.to(hidden.device)
+        if self.states is None or number != self.start:
+            return hidden
+        return self.states.movedim((0, 1), self.anatomy.axes).to(hidden.device)
 
     def _leave(self, output: Any) -> Any:
         """The last layer's output, or the state that takes its place."""
-        first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        first = self._enter(self.depth, first)
-        self._keep(self.depth, first)
-        if self.arities and self.depth - 1 not in self.skipped:
-            self.arities[-1] = None if rest is None else 1 + len(rest)
-        return first if rest is None else (first, *rest)
+        depth = len(self.anatomy.order)
+        given = returned_state(output)
+        state = self._enter(depth, given)
+        self._keep(depth, state)
+        return output if state is given else _with_state(output, state)
 
     def _bypassed(self, number: int, hidden: Tensor) -> Any:
-        arity = self.arities[number]
-        return hidden if arity is None else (hidden, *[None] * (arity - 1))
+        kind = self.anatomy.returns[number]
+        return hidden if kind is None else kind[0]((hidden, *[None] * (kind[1] - 1)))
 
     def _keep(self, number: int, hidden: Tensor) -> None:
         if number in self.record:
-            self.recorded[number] = (hidden if self.probes is None else self.probes.pick(hidden)).to(self.home)
+            state = hidden.movedim(self.anatomy.axes, (0, 1))
+            self.recorded[number] = (state if self.probes is None else self.probes.pick(state)).to(self.home)
+
+
+def _with_state(output: Any, state: Tensor) -> Any:
+    """What a layer returned, with another state in it."""
+    return type(output)((state, *output[1:])) if isinstance(output, tuple | list) else state
+
+
+def _spread(value: Any, rows: int) -> Any:
+    """Each tensor of a structure, the first axis of which counts one text, for `rows` copies of the text."""
+    if isinstance(value, Tensor):
+        return value.repeat_interleave(rows, 0) if value.ndim and len(value) == 1 else value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(_spread(each, rows) for each in value)
+    if isinstance(value, dict):
+        return {key: _spread(each, rows) for key, each in value.items()}
+    if hasattr(value, "__dict__") and not isinstance(value, torch.dtype | type):
+        spread = copy.copy(value)
+        vars(spread).update({name: _spread(each, rows) for name, each in vars(value).items()})
+        return spread
+    return value
 
 
 @contextmanager
-def _wrapped(layers: nn.ModuleList, visit: _Visit) -> Iterator[None]:
+def _wrapped(layers: Collection[nn.Module], visit: _Visit) -> Iterator[None]:
     """Wrap each layer's forward for `visit`, and put back exactly what was there."""
     before = [layer.__dict__.get("forward") for layer in layers]
     try:
@@ -291,40 +363,13 @@ def _wrapped(layers: nn.ModuleList, visit: _Visit) -> Iterator[None]:
 
 @contextmanager
 def at_rest(model: PreTrainedModel, gradients: bool = False) -> Iterator[None]:
-    """No dropout, and no gradients unless they are asked for; each module's training flag comes back as it was."""
+    """No dropout, no compiled code, and no gradients unless they are asked for; each module's training flag comes back."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.set_grad_enabled(gradients):
+        with eager(), torch.set_grad_enabled(gradients):
             yield
     finally:
         for module in training:
             module.training = True
-
-
-def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the model's language decoder."""
-    return model.config.get_text_config(decoder=True)
-
-
-def find_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers: the outermost ModuleList with as many items as the configuration counts hidden layers.
-
-    Raises ModelError where there is none.
-    """
-    count = getattr(text_config(model), "num_hidden_layers", None)
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(
-        f"{type(model).__name__} has no list of {count} decoder layers; HyperLens reads decoder-only models whose layers "
-        "are one ModuleList of that length"
-    )
-
-
-def _parameters(model: PreTrainedModel) -> set[str]:
-    """The names that the model's forward accepts, seen through wrappers such as adapters."""
-    unwrap: Any = getattr(model, "get_base_model", lambda: model)
-    inner = unwrap()
-    return set(inspect.signature(type(inner).forward).parameters)

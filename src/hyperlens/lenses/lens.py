@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hyperlens.certificate import CONTEXTS
 from hyperlens.errors import InputError
-from hyperlens.routing import route_cached, route_jump
-from hyperlens.splice import Inputs, Memory, Probes, Splice
+from hyperlens.routing import CachedForm, route_cached, route_jump, run_recalling
+from hyperlens.splice import Inputs, Probes, Splice
 
 CHOICES = ("auto", "sweep")
 """Focal depths that are chosen once the model is known: one by resolution and the logit lens, or all candidates."""
@@ -72,24 +72,32 @@ class Routed:
 
 
 def route_batch(
-    lens: Lens, splice: Splice, inputs: Inputs, probes: Probes, depths: tuple[int, ...], stack_tokens: int
+    lens: Lens,
+    splice: Splice,
+    inputs: Inputs,
+    probes: Probes,
+    depths: tuple[int, ...],
+    stack_tokens: int,
+    form: CachedForm = "rows",
 ) -> Routed:
-    """Run the batch once, then route its states 0 … L − m − 1 (in "cached": to L − m) for each focal depth m.
+    """Run the batch once, then route its states 0 … L − m − 1 (in "cached", in its `form`: to L − m) for each focal depth m.
 
     `stack_tokens` bounds the tokens that go through the deepest layers at once; the depths are computed as they are asked for.
     """
     last, deepest = splice.depth, max(depths)
-    whole = deepest > 0 and lens.context == "jump"
-    memory = Memory(splice.new_cache(deepest)) if deepest and not whole else None
+    whole, recall = deepest > 0 and lens.context == "jump", None
     record = {*range(last - min(depths) + 1), last}
-    done = splice.run(inputs, record=record, probes=None if whole else probes, memory=memory)
+    if deepest and not whole:
+        done, recall = run_recalling(splice, inputs, record, probes, deepest, form)
+    else:
+        done = splice.run(inputs, record=record, probes=None if whole else probes)
     states = done.states
 
     def route(m: int) -> Tensor:
         count = last - m
-        if m and memory is not None:
-            rows = [lens.prepare(state, states[state]) for state in range(count)]
-            return route_cached(splice, inputs, torch.stack([*rows, states[count]]), count, probes, memory.cache)
+        if m and recall is not None:
+            rows = torch.stack([*(lens.prepare(state, states[state]) for state in range(count)), states[count]])
+            return route_cached(splice, inputs, rows, count, probes, recall, stack_tokens)
         if m and count:
             return _jump(lens, splice, inputs, probes, states, count, stack_tokens)
         rows = [lens.prepare(state, probes.pick(states[state]) if whole else states[state]) for state in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,8 +42,8 @@ class Job:
     @property
     def width(self) -> int:
         """Bytes of one residual state."""
-        config, size = self.model.splice.config, torch.finfo(self.model.splice.dtype).bits // 8
-        return config.hidden_size * size
+        splice = self.model.splice
+        return math.prod(splice.anatomy.width) * torch.finfo(splice.dtype).bits // 8
 
     @property
     def logit_rows(self) -> int:
@@ -97,11 +98,13 @@ def fed_tokens(text: Encoded) -> tuple[int, ...]:
 
 
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
-    """Texts of similar length together, as many as `batch_tokens` allows."""
+    """Texts of similar length together (of one length, where padding is not exact), as many as `batch_tokens` allows."""
+    padded = job.limits.padding_side in job.model.certificate.paddings
     batch: list[int] = []
     for number in order:
         longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
-        if batch and longest * (len(batch) + 1) > job.batch_tokens:
+        fits = longest * (len(batch) + 1) <= job.batch_tokens and (padded or longest == len(fed_tokens(encoded[number])))
+        if batch and not fits:
             yield batch
             batch = []
         batch.append(number)
@@ -143,7 +146,8 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     texts = [encoded[number] for number in numbers]
     splice = job.model.splice
     inputs, probes = prepare_batch(job, texts)
-    routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens)
+    form = job.model.certificate.cached_form or "rows"
+    routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form)
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
     options = [list(text.option_ids) for text in texts for _ in text.positions]
     owned = _read_own(job, routed.own, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)

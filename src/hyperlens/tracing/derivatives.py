@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from hyperlens.anatomy import context_length
 from hyperlens.encoding import encode_samples
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens
@@ -34,7 +35,7 @@ def differentiate_steps(
     if depths[-1] >= model.layers:
         raise InputError(f"at focal depth {depths[-1]} of {model.layers} layers no state is left to move; give a smaller one")
     model.certificate.require("jump")
-    window = getattr(model.splice.config, "max_position_embeddings", None)
+    window = context_length(model.splice.config)
     encoded = encode_samples(samples, model.tokenizer, "last", window, len(model.splice.embedding))
     job = Job(model, lens, depths, ("probability",), "output", limits)
     slopes = np.full((len(encoded), len(depths), model.layers), np.nan)

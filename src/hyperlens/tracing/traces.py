@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from hyperlens import effort
+from hyperlens.anatomy import context_length
 from hyperlens.encoding import REFERENCES, Encoded, check_length, encode_samples, letter_options
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
@@ -53,7 +54,9 @@ def trace(
     model.certificate.require(lens.context)
     if isinstance(lens.focal_depths, tuple):
         lens.check_depths(model.layers)
-    encoded = encode_samples(listed, model.tokenizer, positions, context_length(model), len(model.splice.embedding))
+    encoded = encode_samples(
+        listed, model.tokenizer, positions, context_length(model.splice.config), len(model.splice.embedding)
+    )
     with model.splice.lock, at_rest(model.network), explain_memory(limits):
         if positions == "generated":
             encoded = generate_answers(model, encoded, limits)
@@ -88,11 +91,6 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
     return replace(lens, focal_depths=tuple(candidates if lens.focal_depths == "sweep" else beside)), chosen
 
 
-def context_length(model: Model) -> int | None:
-    """How many tokens the model's context holds; None where its configuration names no limit."""
-    return getattr(model.splice.config, "max_position_embeddings", None)
-
-
 def _calibration_texts(encoded: Sequence[Encoded]) -> list[Encoded]:
     """`CALIBRATION_POSITIONS` of the positions that are read, evenly spread; of all positions where those are too few."""
     places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
@@ -109,7 +107,7 @@ def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -
     """Each text followed by the model's own greedy answer, read at the positions that predict its tokens."""
     end = model.network.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
-    context = context_length(model)
+    context = context_length(model.splice.config)
     result = []
     for number, text in enumerate(encoded, 1):
         room = limits.max_new_tokens if context is None else min(limits.max_new_tokens, context - len(text.ids))
