@@ -1,65 +1,105 @@
-"""Small random models of many architectures: norms and biases randomised, windows shorter than the texts."""
+"""Small random models of all architectures of transformers: vectors randomised, windows shorter than the texts."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
+import transformers
+from family_changes import CHANGES, IMAGE_TOKEN, IMPLIED, LAYERS, SMALL, TOWER, VOCABULARY, WIDTH, WINDOW
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
-LAYERS, WIDTH, VOCABULARY, WINDOW = 6, 32, 97, 8
+__all__ = ["LAYERS", "VOCABULARY", "WIDTH", "WINDOW"]
 
-_COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+FAMILIES = (
+    "llama mistral qwen2 qwen3 gemma2 gemma3_text gpt2 gpt_neox phi3 "
+    "olmo2 granite cohere2 mixtral bloom gptj falcon mamba gpt_neo"
+).split()
+"""A sample of different ones, for the tests that read each of them at length."""
+
+ALL_FAMILIES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+IMAGE_FAMILIES = list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+_GRID = {"image_grid_thw": [[1, 4, 4]]}
+IMAGE_PROMPTS: dict[str, tuple[int, tuple[int, ...], str | None, dict[str, Any]]] = {
+    "llava": (16, (1, 3, 32, 32), None, {}),
+    "qwen2_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
+    "qwen2_5_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
+    "qwen3_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
+    "gemma3": (4, (1, 3, 32, 32), "token_type_ids", {}),
+    "idefics3": (4, (1, 1, 3, 32, 32), None, {}),
+    "internvl": (4, (1, 3, 32, 32), None, {}),
 }
-_GATED = {"intermediate_size": 48, "num_key_value_heads": 2}
-_WINDOWED = {**_GATED, "sliding_window": WINDOW}
-_MIXED = ["sliding_attention", "full_attention"] * (LAYERS // 2)
+"""Family → tokens of an image of 4 × 4 patches, shape of its pixel values, the name of the map of its tokens, and the rest."""
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": _GATED,
-    "mistral": _WINDOWED,
-    "qwen2": {**_WINDOWED, "use_sliding_window": True, "layer_types": _MIXED},
-    "qwen3": {**_WINDOWED, "use_sliding_window": True, "layer_types": _MIXED, "head_dim": 8},
-    "gemma2": {**_WINDOWED, "head_dim": 8, "layer_types": _MIXED, "final_logit_softcapping": 2.0},
-    "gemma3_text": {**_WINDOWED, "head_dim": 8, "layer_types": _MIXED},
-    "gpt2": {},
-    "gpt_neox": {"intermediate_size": 48},
-    "phi3": _WINDOWED,
-    "olmo2": _GATED,
-    "granite": {**_GATED, "logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
-    "cohere2": {**_WINDOWED, "layer_types": _MIXED, "logit_scale": 0.5},
-    "mixtral": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "bloom": {},
-    "gptj": {"rotary_dim": 4},
-    "falcon": {"alibi": False, "new_decoder_architecture": False},
-    "mamba": {"state_size": 4, "intermediate_size": 64},
-    "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "window_size": WINDOW, "num_layers": LAYERS},
-}
+LARGEST = 8_000_000
+"""Parameters of the largest model that is built."""
+
+_LANGUAGE = {"text_config", "decoder", "decoder_config", "attn_config", "ffn_config"}
+"""The parts of a configuration that are, or belong to, the language model."""
 
 
 def build_family(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random model of the family, all of its vectors (norms, biases) random too."""
+    """A random causal language model of the family, all of its vectors (norms, biases) random too.
+
+    Raises what the library raises where it cannot be built, and ValueError where it would be large.
+    """
+    return _build(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name], dtype, seed, changes)
+
+
+def build_image_family(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random model of the family that takes images and text, like `build_family`."""
+    return _build(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[name], dtype, seed, changes)
+
+
+def small_config(kind: type[PreTrainedConfig], changes: dict[str, Any], table: dict[str, Any] = SMALL) -> PreTrainedConfig:
+    """A configuration of this kind, its fields small by name, its parts too; `changes` come last."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in table.items() if name in fields}
+    for name in fields & IMPLIED.keys():
+        values |= IMPLIED[name]
+    values |= CHANGES.get(kind.model_type, {}) | changes
+    parts: Any = kind.sub_configs
+    for name, part in parts.items():
+        given = values.get(name) or {}
+        if "model_type" in given:
+            part = CONFIG_MAPPING[given["model_type"]]
+        elif part is AutoConfig:  # any will do: that of the default
+            part = type(getattr(kind(), name))
+        values[name] = small_config(part, given, SMALL if name in _LANGUAGE else TOWER)
+    return kind(**values)
+
+
+def _build(architecture: str, dtype: torch.dtype, seed: int, changes: dict[str, Any]) -> PreTrainedModel:
+    architect = getattr(transformers, architecture)
+    config = small_config(architect.config_class, changes)
+    with torch.device("meta"):
+        size = architect._from_config(config).num_parameters()
+    if size > LARGEST:
+        raise ValueError(f"{architecture} would have {size} parameters, more than {LARGEST}; make more of its fields small")
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(name, **{**_COMMON, **FAMILIES[name], **changes})
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    model = architect._from_config(config, dtype=dtype).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-            elif name != "mamba":  # larger weights make its recurrence amplify rounding beyond any bound
-                parameter.mul_(3.0)
+        for tensor in [*model.parameters(), *_saved_vectors(model)]:
+            if tensor.ndim == 1 or (tensor == tensor.flatten()[0]).all():  # constant: it would hide what it scales or adds
+                tensor.add_(0.3 * torch.randn_like(tensor))
+            elif config.model_type != "mamba":  # larger weights make its recurrence amplify rounding beyond any bound
+                tensor.mul_(3.0)
     return model
+
+
+def _saved_vectors(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Scales and biases that are buffers and are saved with the model."""
+    saved = model.state_dict().keys()
+    return [part for name, part in model.named_buffers() if name in saved and part.ndim == 1 and part.is_floating_point()]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -75,3 +115,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def random_ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
     """Token ids, none of them special."""
     return torch.randint(11, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def image_inputs(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """What the forward of a family of IMAGE_PROMPTS takes for one text with an image after its fourth token."""
+    tokens, shape, tokens_map, rest = IMAGE_PROMPTS[name]
+    ids, image = random_ids(1, 12 + tokens, seed), slice(4, 4 + tokens)
+    ids[:, image] = IMAGE_TOKEN
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    inputs = {"input_ids": ids, "pixel_values": pixels} | {part: torch.tensor(value) for part, value in rest.items()}
+    return inputs if tokens_map is None else inputs | {tokens_map: (ids == IMAGE_TOKEN).long()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hyperlens.certificate import Certificate
     from hyperlens.errors import HyperLensError, HyperLensWarning
     from hyperlens.lenses import HyperLens, Lens, LogitLens
-    from hyperlens.models import Model, check_model, load_model
+    from hyperlens.models import Model, check_model, disable_adapters, load_model
     from hyperlens.report import write_report
     from hyperlens.runs import Run, Study, open_run, run_study
     from hyperlens.tasks import Sample, read_samples
@@ -35,6 +35,7 @@ _HOMES = {
     "Trajectory": "trajectory",
     "check_model": "models",
     "differentiate_steps": "tracing",
+    "disable_adapters": "models",
     "load_model": "models",
     "measure_effort": "trajectory",
     "measure_magnification": "trajectory",
@@ -61,6 +62,7 @@ __all__ = [
     "Trajectory",
     "check_model",
     "differentiate_steps",
+    "disable_adapters",
     "load_model",
     "measure_effort",
     "measure_magnification",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +88,17 @@ def call_parameters(model: PreTrainedModel) -> set[str]:
     return set(inspect.signature(type(unwrap()).forward).parameters)
 
 
+def token_embedding(model: PreTrainedModel) -> nn.Embedding:
+    """The module that turns token ids into states. Raises ModelError where there is not exactly one."""
+    embedding: Any = model.get_input_embeddings()
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        raise ModelError(f"{type(model).__name__} has no one embedding of token ids; HyperLens reads models of one text")
+    return embedding
+
+
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids have to be: the device of the embedding."""
-    embedding = cast(nn.Embedding, model.get_input_embeddings())
+    embedding = token_embedding(model)
     if embedding.weight.device.type == "meta":  # offloaded by accelerate, whose hook knows where it computes
         hook: Any = getattr(embedding, "_hf_hook", None)
         return torch.device(hook.execution_device)
@@ -106,6 +114,13 @@ def plain_token(config: PreTrainedConfig) -> int:
 def special_tokens(config: PreTrainedConfig) -> set[int]:
     """Token ids that mean more than a word: padding, about which some models warn, places of an image, ends."""
     named = (value for name, value in config.to_dict().items() if name.endswith(("_token_id", "_token_index")))
+    return {value for value in named if isinstance(value, int)}
+
+
+def image_tokens(config: PreTrainedConfig) -> set[int]:
+    """The token ids that stand for a piece of an image, a video or a sound."""
+    kinds = ("image_token", "video_token", "audio_token")
+    named = (value for name, value in config.to_dict().items() if name.startswith(kinds))
     return {value for value in named if isinstance(value, int)}
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,17 @@ from hyperlens.splice import Inputs, Pass, Probes, Splice, Way, at_rest
 CONTEXTS = ("jump", "cached")
 PADDING_SIDES = ("right", "left")
 
+ALIVE = 3
+"""How many times the bound a perturbed state changes the output at least: then the loss of half of it shows too."""
+
 LONGEST_PROMPT = 1032
 """Tokens of the longest prompt at load. Wider windows are proved inside the run, on the texts that reach over them."""
+
+FORBIDDEN = -1e30
+"""Logits below are those of tokens that the model never writes, such as the pieces of an image."""
+
+READ_OUT = ": its read-out takes more than the state that leaves the last layer"
+"""What it means where a state that was never moved is read otherwise than by the model."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,12 @@ class Certificate:
     cached_form: CachedForm | None = None
     paddings: tuple[str, ...] = ()
 
+    def describe(self) -> dict[str, Any]:
+        """What `hyperlens check` shows, ready for JSON."""
+        shown = ("architecture", "layers", "certified", "way", "contexts", "cached_form", "paddings", "max_error", "reason")
+        values = {name: getattr(self, name) for name in shown}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
     def require(self, context: str) -> None:
         """Raise CertificateError where the lens is not exact in `context`."""
         if not self.certified:
@@ -69,12 +85,20 @@ def error_bound(dtype: torch.dtype) -> float:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """max|found − expected| / max|expected|; infinite where anything is not finite or the shapes differ."""
+    """max|found − expected| / max|expected|; infinite where anything is not finite or the shapes differ.
+
+    Values below `FORBIDDEN`, which would dwarf all others, have to be in the same places in both, and are left out.
+    """
     if found.shape != expected.shape:
         return math.inf
     if not found.numel():
         return 0.0
     found, expected = found.float(), expected.float().to(found.device)
+    if expected.amin() < FORBIDDEN:
+        forbidden = expected < FORBIDDEN
+        if not torch.equal(found < FORBIDDEN, forbidden):
+            return math.inf
+        found, expected = found[~forbidden], expected[~forbidden]
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
     return error if math.isfinite(error) else math.inf
 
@@ -150,16 +174,16 @@ class _Prover:
         worst, name, errors = max(self.errors.values()), type(self.splice.model).__name__, dict(self.errors)
         return Certificate(name, self.splice.depth, True, way, contexts, worst, reason, self.length, errors, form, paddings)
 
-    def check(self, name: str, found: Tensor, expected: Tensor) -> None:
-        """One comparison; raises where it is not within the bound."""
+    def check(self, name: str, found: Tensor, expected: Tensor, hint: str = "") -> None:
+        """One comparison; raises where it is not within the bound, with a hint at what that means."""
         error = relative_error(found, expected)
         self.errors[name] = max(error, self.errors.get(name, 0.0))
         if not error <= self.bound:
-            raise _Failed(f"{name} differs by {error:.2g} of the largest value, more than {self.bound:.0e}")
+            raise _Failed(f"{name} differs by {error:.2g} of the largest value, more than {self.bound:.0e}{hint}")
 
     def alive(self, name: str, found: Tensor, unperturbed: Tensor) -> None:
         """A perturbed state must show in the output."""
-        if not relative_error(found, unperturbed) > 10 * self.bound:
+        if not relative_error(found, unperturbed) > ALIVE * self.bound:
             raise _Failed(f"{name}: the output does not follow a perturbed state, so that the lens is not at work")
 
     def depths(self) -> list[int]:
@@ -183,7 +207,7 @@ class _Prover:
             # Foreign states beside the model's own: a stack that is mixed up does not pass.
             stack = torch.stack([whole.states[0], whole.states[start], changed])
             routed = route_jump(splice, inputs, stack, start, ends)
-            self.check(f"jump equality at m = {m}", splice.head(routed[1]), own)
+            self.check(f"jump equality at m = {m}", splice.head(routed[1]), own, "" if m else READ_OUT)
             self.alive(f"jump liveness at m = {m}", splice.head(routed[2]), own)
             for row in (0, 2):
                 with splice.going("hook"):
@@ -202,7 +226,7 @@ class _Prover:
         last = self.splice.depth
         found = self.splice.run(Inputs(other), record=[last]).states[last]
         if relative_error(found[:, :-1], whole.states[last][:, :-1]) > self.bound:
-            raise _Failed("earlier tokens see later ones, so that it is an encoder; HyperLens reads decoder-only models")
+            raise _Failed("earlier tokens see later ones, as in an encoder; HyperLens reads models in which none does")
 
     def prove_ragged(self, side: str, name: str) -> None:
         """Two texts of different length in one batch, padded on one side, give what each gives alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 import warnings
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-ModelName = Annotated[str, typer.Argument(help='A folder, a hub id, or "reference" for the model that comes with us.')]
+ModelName = Annotated[str, typer.Argument(help='A folder (an adapter\'s too), a .gguf file, a hub id, or "reference" (ours).')]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-DType = Annotated[str, typer.Option("--dtype", help="auto (as saved), float32, bfloat16 or float16.")]
+DType = Annotated[str, typer.Option("--dtype", help="auto (as saved), float32, bfloat16, float16, int8, nf4, torchao-int8.")]
 Device = Annotated[str | None, typer.Option("--device", help="Such as cpu, cuda or mps.")]
-DeviceMap = Annotated[str | None, typer.Option("--device-map", help="How to spread the model, such as auto.")]
+DeviceMap = Annotated[str | None, typer.Option("--device-map", help="How to spread the model: auto, disk.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the hub's code; needs --revision COMMIT.")]
 FocalDepth = Annotated[str, typer.Option("--focal-depth", help="Numbers such as 0,2,4; auto (one chosen, beside 0); sweep.")]
@@ -39,6 +40,8 @@ Seed = Annotated[int, typer.Option("--seed", help="What random draws start from.
 
 def main() -> None:
     """Run a command; what a user can cause ends in one sentence and exit status 2."""
+    for talker in ("torchao", "torch.utils._pytree"):  # transformers imports them; each has something to say
+        logging.getLogger(talker).setLevel(logging.ERROR)
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", HyperLensWarning)
     try:
@@ -87,14 +90,12 @@ def check(
 
         options = {"device": device, "device_map": device_map, "revision": revision, "trust_remote_code": trust_remote_code}
         certificate = check_model(model, dtype=dtype, **options)
-    fields = ("architecture", "layers", "certified", "way", "contexts", "max_error", "reason")
-    document = {name: dataclasses.asdict(certificate)[name] for name in fields}
     if json:
-        _print_json(document)
+        _print_json(certificate.describe())
     else:
         from hyperlens.terminal import show_certificate
 
-        show_certificate(_console(), model, document)
+        show_certificate(_console(), model, certificate.describe())
     certificate.require("jump")
 
 
@@ -105,6 +106,9 @@ def trace(
     file: Annotated[Path | None, typer.Option("--file", help="One text or JSON object per line.")] = None,
     focal_depth: FocalDepth = "auto",
     context: ContextName = "jump",
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="An image that each text names; more of them in order.")
+    ] = None,
     positions: Annotated[str | None, typer.Option("--positions", help="last, answer, all or generated.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="What follows each text, with its leading space.")] = None,
     options: Annotated[str | None, typer.Option("--options", help="Answer options, separated by commas.")] = None,
@@ -128,7 +132,7 @@ def trace(
 
     if out is not None:
         check_place(out)
-    depths, samples = _parse_depths(focal_depth), _gather_samples(texts, file, target, options, limit)
+    depths, samples = _parse_depths(focal_depth), _gather_samples(texts, file, target, options, image, limit)
     with _working("loading and proving the model"):
         from hyperlens.lenses import HyperLens
         from hyperlens.tracing import Limits
@@ -270,9 +274,14 @@ def _split(given: str) -> tuple[str, ...]:
 
 
 def _gather_samples(
-    texts: list[str] | None, file: Path | None, target: str | None, options: str | None, limit: int | None
+    texts: list[str] | None,
+    file: Path | None,
+    target: str | None,
+    options: str | None,
+    images: list[str] | None,
+    limit: int | None,
 ) -> list[Any]:
-    """The texts of the command line and of the file, with the target and options that were given for all."""
+    """The texts of the command line and of the file, with the target, options and images that were given for all."""
     from hyperlens.tasks import Sample, read_samples
 
     samples = [Sample(text) for text in texts or []] + (read_samples(file) if file is not None else [])
@@ -283,6 +292,8 @@ def _gather_samples(
     changes: dict[str, Any] = {} if target is None else {"target": target}
     if options is not None:
         changes["options"] = tuple(f" {option}" for option in _split(options))
+    if images:
+        changes["images"] = tuple(images)
     return [dataclasses.replace(sample, **changes) for sample in samples[:limit]]
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from hyperlens.errors import HyperLensWarning, InputError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hyperlens.anatomy import context_length, image_tokens
+from hyperlens.errors import HyperLensWarning, InputError, ModelError
+from hyperlens.models import Model
 from hyperlens.tasks.sample import Sample
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Given = str | Sample | Sequence[int] | Mapping[str, Tensor]
+"""A text, with or without what is known of it; token ids; or what a processor made of a text and its images."""
 
 POSITIONS = ("last", "answer", "all", "generated")
 REFERENCES = ("output", "target", "generated")
@@ -22,7 +27,8 @@ REFERENCES = ("output", "target", "generated")
 class Encoded:
     """One text as token ids, the 0-based positions that are read, and the tokens of its answer options (or none).
 
-    `merged` says that the target changed the last token of the prompt.
+    `merged` says that the target changed the last token of the prompt; `beside` is what the model is given beside the ids,
+    such as the pixels of an image.
     """
 
     sample: Sample
@@ -30,31 +36,29 @@ class Encoded:
     positions: tuple[int, ...]
     option_ids: tuple[int, ...] = ()
     merged: bool = False
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def following(self) -> list[int]:
         """The token after each position; -1 after the last token of the text."""
         return [self.ids[place + 1] if place + 1 < len(self.ids) else -1 for place in self.positions]
 
 
-def encode_samples(
-    samples: Iterable[str | Sample | Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase | None,
-    positions: str,
-    context: int | None,
-    vocabulary: int,
-) -> list[Encoded]:
+def encode_samples(samples: Iterable[Given], model: Model, positions: str) -> list[Encoded]:
     """Each sample as token ids, with the places that are read: `last`, of the prompt; `answer`, those that predict the target;
-    `all`, of prompt and target; `generated`, the prompt's last token, until a generation extends it.
+    `all`, of prompt and target (but for the tokens that stand for an image); `generated`, the prompt's last token, until a
+    generation extends it.
 
     A target's tokens are those of prompt and target together, after what they share with the prompt's own. Raises InputError
-    for a text that is empty or longer than the model's `context`, a target that is missing or empty, and options that share
-    their first token or differ in number.
+    for a text that is empty or longer than the model's context, a target that is missing or empty, options that share
+    their first token or differ in number, and images that do not fit the text or the model.
     """
     if positions not in POSITIONS:
         raise InputError(f'"{positions}" is not a choice of positions; choose from {", ".join(POSITIONS)}')
+    context, vocabulary = context_length(model.splice.config), len(model.splice.embedding)
+    pieces = image_tokens(model.network.config)
     encoded = []
     for number, sample in enumerate(samples, 1):
-        one = _encode(sample, tokenizer, positions, f"text {number}")
+        one = _skip_images(_encode(sample, model, positions, f"text {number}"), pieces, f"text {number}")
         if not all(0 <= token < vocabulary for token in one.ids):
             raise InputError(f"text {number} has token ids outside 0 … {vocabulary - 1}, which this model does not know")
         encoded.append(check_length(one, context, f"text {number}"))
@@ -96,13 +100,13 @@ def letter_options(sample: Sample) -> Sample:
     return replace(sample, prompt=prompt, options=tuple(f" {letter}" for letter in letters), target=target)
 
 
-def _encode(
-    given: str | Sample | Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str
-) -> Encoded:
+def _encode(given: Given, model: Model, positions: str, name: str) -> Encoded:
+    if isinstance(given, Mapping):
+        return _encode_processed(given, model, positions, name)
     if not isinstance(given, str | Sample):
-        return _encode_ids(given, tokenizer, positions, name)
+        return _encode_ids(given, model.tokenizer, positions, name)
     sample = Sample(given) if isinstance(given, str) else given
-    if tokenizer is None:
+    if model.tokenizer is None:
         raise InputError(f"{name} is text, and this model came without a tokenizer; give load_model one, or trace token ids")
     for part in (sample.prompt, sample.target or "", *sample.options):
         if any("\ud800" <= sign <= "\udfff" for sign in part):
@@ -113,15 +117,16 @@ def _encode(
         raise InputError(f'{name} has answer options, which a generated answer is not read by; choose positions "last"')
     if not sample.prompt.strip():
         raise InputError(f"{name} is empty; give a text of at least one word")
-    prompt = _tokenize(tokenizer, sample.prompt)
+    read = _reader(model, sample, name)
+    prompt, beside = read(sample.prompt)
     if not prompt:
         raise InputError(f"{name} tokenises to nothing; give a text that this model's vocabulary can write")
-    options = _option_tokens(tokenizer, sample, prompt, name)
+    options = _option_tokens(read, sample, prompt, name)
     if sample.target is None or positions in ("last", "generated"):
         if positions == "answer":
             raise InputError(f"{name} has no target, whose positions are to be read; give one with --target")
-        return Encoded(sample, prompt, _places(positions, len(prompt), len(prompt)), options)
-    ids = _tokenize(tokenizer, sample.prompt + sample.target)
+        return Encoded(sample, prompt, _places(positions, len(prompt), len(prompt)), options, beside=beside)
+    ids, beside = read(sample.prompt + sample.target)
     first = _shared(prompt, ids)
     if not sample.target or first >= len(ids):
         raise InputError(f"the target of {name} is empty or tokenises to nothing; give one that adds at least one token")
@@ -130,7 +135,86 @@ def _encode(
     places = _places(positions, len(ids), first)
     if options and positions == "answer":
         places = places[:1]  # options are told apart by their first token
-    return Encoded(sample, ids, places, options, merged=first < len(prompt))
+    return Encoded(sample, ids, places, options, merged=first < len(prompt), beside=beside)
+
+
+Reader = Callable[[str], tuple[tuple[int, ...], dict[str, Tensor]]]
+
+
+def _reader(model: Model, sample: Sample, name: str) -> Reader:
+    """What turns a text of the sample into token ids, and into what goes beside them."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    if not sample.images:
+        return lambda text: (_tokenize(tokenizer, text), {})
+    if model.processor is None:
+        raise InputError(
+            f"{name} has an image, and {model.name} came without a processor of images; give an image-text model with its "
+            "processor's files, and install what that needs: pip install 'hyperlens[images]'"
+        )
+    images = [_open_image(file, name) for file in sample.images]
+    sign = getattr(model.processor, "image_token", None)
+    if sign and sample.prompt.count(sign) != len(images):
+        raise InputError(
+            f"the prompt of {name} has {sample.prompt.count(sign)} places for images ({sign}) and comes with {len(images)}; "
+            f"put {sign} where each image belongs"
+        )
+    return lambda text: _process(model.processor, tokenizer, text, images, name)
+
+
+def _open_image(file: str, name: str) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ModelError("reading images needs pillow; install it with: pip install 'hyperlens[images]'") from None
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise InputError(f"the image {file} of {name} is not one that can be read; give a PNG or JPEG") from None
+    except OSError as error:
+        raise InputError(f"the image {file} of {name} cannot be read ({error.strerror or error}); give its file") from None
+
+
+def _process(
+    processor: Any, tokenizer: PreTrainedTokenizerBase, text: str, images: list[Any], name: str
+) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    """Token ids of a text with images, and their pixels and maps, by the model's own processor."""
+    try:
+        made = processor(text=[text], images=images, return_tensors="pt")
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(f"the processor of this model refused {name} ({str(error).splitlines()[0].rstrip('.')})") from None
+    whole, beside = _split_processed(made, name)
+    ids = _without_end(tokenizer, whole, text)
+    return ids, {part: value[:, : len(ids)] if value.shape == (1, len(whole)) else value for part, value in beside.items()}
+
+
+def _split_processed(made: Mapping[str, Any], name: str) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    """The ids of one text, and what a processor put beside them. Raises InputError."""
+    ids = made.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) != 1:
+        raise InputError(f"{name} is what a processor made, but not of one text; expected input_ids of shape [1, tokens]")
+    beside = {part: value for part, value in made.items() if part not in ("input_ids", "attention_mask")}
+    for part, value in beside.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f'{name} has {part} as {type(value).__name__}; expected a tensor, as with return_tensors="pt"')
+    return tuple(ids[0].tolist()), beside
+
+
+def _encode_processed(given: Mapping[str, Any], model: Model, positions: str, name: str) -> Encoded:
+    """What a processor made of one text and its images."""
+    ids, beside = _split_processed(given, name)
+    return replace(_encode_ids(ids, model.tokenizer, positions, name), beside=beside)
+
+
+def _skip_images(one: Encoded, pieces: Collection[int], name: str) -> Encoded:
+    """The text without the positions that are a piece of an image. Raises InputError where none is left."""
+    if not one.beside:
+        return one
+    places = tuple(place for place in one.positions if one.ids[place] not in pieces)
+    if not places:
+        raise InputError(f"{name} ends with an image, which is no word to read at; let a word follow")
+    return replace(one, positions=places)
 
 
 def _encode_ids(given: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, positions: str, name: str) -> Encoded:
@@ -161,7 +245,10 @@ def _places(positions: str, length: int, first: int) -> tuple[int, ...]:
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """The text's tokens; an end token that the tokenizer puts behind every text is left away, since the text goes on."""
-    ids = tuple(tokenizer(text)["input_ids"])
+    return _without_end(tokenizer, tuple(tokenizer(text)["input_ids"]), text)
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], text: str) -> tuple[int, ...]:
     ended = ids[-1:] == (tokenizer.eos_token_id,) and not text.endswith(str(tokenizer.eos_token))
     return ids[:-1] if ended else ids
 
@@ -172,7 +259,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
-def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: tuple[int, ...], name: str) -> tuple[int, ...]:
+def _option_tokens(read: Reader, sample: Sample, prompt: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The first token of each option behind the prompt; refused where they collide."""
     if not sample.options:
         return ()
@@ -180,7 +267,7 @@ def _option_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample, prompt: t
         raise InputError(f"{name} has one answer option; give at least two")
     firsts = []
     for option in sample.options:
-        ids = _tokenize(tokenizer, sample.prompt + option)
+        ids, _ = read(sample.prompt + option)
         shared = _shared(prompt, ids)
         if shared < len(prompt):
             raise InputError(

@@ -15,7 +15,7 @@ needed, and each position costs what `jump` costs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,12 +59,12 @@ def run_recalling(
     splice: Splice, inputs: Inputs, record: Collection[int], probes: Probes, deepest: int, form: CachedForm
 ) -> tuple[Pass, Recall]:
     """Run the batch once for `cached` passes through at most the `deepest` layers: its states at the probes, and the recall."""
-    memory = Memory(splice.new_cache(deepest)) if form == "rows" else None
+    memory = Memory(splice.new_cache(deepest)) if form == "rows" and not inputs.beside else None
     done = splice.run(inputs, record=record, probes=probes, memory=memory)
     if memory is not None:
         return done, Recall(form, memory.cache)
-    if form == "replay":
-        return done, Recall(form)
+    if form == "replay" or inputs.beside:
+        return done, Recall("replay")
     return done, Recall(
         form, texts=[_remember(splice, ids[: min(places, default=0)]) for ids, places, _ in _texts(inputs, probes)]
     )
@@ -93,7 +93,8 @@ def route_cached(
         if recall.form == "steps":
             routed[:, mine] = _route_steps(splice, ids, states[:, mine], start, places, recall.texts[number], batch_tokens)
         else:
-            routed[:, mine] = _route_replay(splice, ids, states[:, mine], start, places, batch_tokens)
+            text = Inputs(ids[None], beside=inputs.beside)
+            routed[:, mine] = _route_replay(splice, text, states[:, mine], start, places, batch_tokens)
     return routed
 
 
@@ -213,22 +214,27 @@ def _advance(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None, d
 
 def _route_replay(
     splice: Splice,
-    ids: Int[Tensor, "token"],
+    text: Inputs,
     states: Float[Tensor, "state probe *width"],
     start: int,
     places: Sequence[int],
     batch_tokens: int,
 ) -> Float[Tensor, "state probe *width"]:
-    """Each state in its place among the text's own before layer `start`, all of which enter the layers after it."""
-    own = splice.run(Inputs(ids[None]), record=[start], read=False).states[start]
+    """Each state in its place among the text's own before layer `start`, all of which enter the layers after it.
+
+    What comes after the place is left away, since it cannot matter; only a text with an image stays whole, so that its
+    tokens go on standing for the image.
+    """
+    own = splice.run(text, record=[start], read=False).states[start]
     routed = []
     for place, given in zip(places, states.unbind(1), strict=True):
-        text = Inputs(ids[None, : place + 1])
         end = Probes(*torch.tensor([[0], [place]], device=splice.device))
+        length = text.ids.shape[1] if text.beside else place + 1
         done = []
-        for part in given.split(max(1, batch_tokens // (place + 1))):
-            stack = own[:, : place + 1].repeat(len(part), *[1] * (own.ndim - 1))
+        for part in given.split(max(1, batch_tokens // length)):
+            stack = own[:, :length].repeat(len(part), *[1] * (own.ndim - 1))
             stack[:, place] = part
-            done.append(route_jump(splice, text, stack[:, None], start, end)[:, 0])
+            short = replace(text, ids=text.ids[:, :length])
+            done.append(route_jump(splice, short, stack[:, None], start, end)[:, 0])
         routed.append(torch.cat(done))
     return torch.stack(routed, 1)

@@ -32,6 +32,7 @@ from hyperlens.anatomy import (
     returned_state,
     study_anatomy,
     text_config,
+    token_embedding,
 )
 from hyperlens.errors import ModelError
 
@@ -45,23 +46,30 @@ class Inputs:
 
     `mask` is 1 on tokens and 0 on padding (or says, added to the attention scores, who sees whom); None where nothing is
     padded or the padding is on the right, which no token of a causal model can see. `positions` counts each row's own
-    tokens from 0; None lets the model count.
+    tokens from 0; None lets the model count. `beside` is what else its forward takes, such as the pixels of an image and a
+    map of the tokens that stand for it; then there is one row.
     """
 
     ids: Int[Tensor, "row token"]
     mask: Int[Tensor, "row token"] | Float[Tensor, "row 1 token key"] | None = None
     positions: Int[Tensor, "row token"] | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def pick(self, rows: slice) -> Inputs:
         """Some rows of the batch."""
         mask, positions = (None if part is None else part[rows] for part in (self.mask, self.positions))
-        return Inputs(self.ids[rows], mask, positions)
+        return Inputs(self.ids[rows], mask, positions, self.beside)
+
+    def blind(self) -> Inputs:
+        """The same without pixels: enough for a call whose states are given, since only they came from the pixels."""
+        return replace(self, beside={name: part for name, part in self.beside.items() if not part.is_floating_point()})
 
     def repeat(self, times: int) -> Inputs:
         """The whole batch `times` over: rows 0 … n−1, then again rows 0 … n−1."""
         mask = None if self.mask is None else self.mask.repeat(times, *[1] * (self.mask.ndim - 1))
         positions = None if self.positions is None else self.positions.repeat(times, 1)
-        return Inputs(self.ids.repeat(times, 1), mask, positions)
+        beside = {name: part.repeat(times, *[1] * (part.ndim - 1)) for name, part in self.beside.items()}
+        return Inputs(self.ids.repeat(times, 1), mask, positions, beside)
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,8 @@ class Splice:
 
     State `l` of `depth` + 1 is what enters the layer that runs as number `l` + 1; state `depth` is what leaves the last one.
     Outside, every state is `[row, token, *width]`, whatever the order of its axes inside the model. `way` says how a slice is
-    run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins.
+    run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins. `sees`
+    says whether a slice has to be shown an image again, as where its pixels reach later layers too.
     Raises ModelError where the model has no such layers.
     """
 
@@ -162,12 +171,13 @@ class Splice:
         self.layers = self.anatomy.layers
         self.depth = len(self.anatomy.order)
         self.way: Way = "bypass"
+        self.sees = False
         self._parameters = call_parameters(model)
 
     @property
     def embedding(self) -> Tensor:
         """The matrix of token embeddings, one row per token id."""
-        return cast(nn.Embedding, self.model.get_input_embeddings()).weight
+        return token_embedding(self.model).weight
 
     @property
     def device(self) -> torch.device:
@@ -229,6 +239,7 @@ class Splice:
         stop = self.depth if stop is None else stop
         bypass = states is not None and self.way == "bypass"
         skipped = {number for number in range(self.depth) if not start <= number < stop} if bypass else set()
+        inputs = inputs.blind() if bypass and not self.sees else inputs
         masks = memory.masks if memory is not None else {}
         visit = _Visit(self.anatomy, start, states, skipped, set(record), probes, masks, self.device)
         with self.lock, eager(), _wrapped(self.layers, visit):
@@ -247,11 +258,13 @@ class Splice:
     def _call(self, inputs: Inputs, memory: Memory | None, read: bool, remember: bool) -> Any:
         """The model's output, logits of the last column only (of none unless `read`); what its signature does not know is
         left away."""
-        kept = 1 if read else torch.empty(0, dtype=torch.long, device=inputs.ids.device)
+        # As an index: given a number, gemma4 leaves all other tokens out of its last layers too.
+        last = [inputs.ids.shape[1] - 1] if read else []
+        kept = torch.tensor(last, dtype=torch.long, device=inputs.ids.device)
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
         wanted |= {"use_cache": remember or memory is not None} | ({} if memory is None else {memory.name: memory.cache})
         known = {name: value for name, value in wanted.items() if value is not None and name in self._parameters}
-        return self.model(input_ids=inputs.ids, **known)
+        return self.model(input_ids=inputs.ids, **known, **inputs.beside)
 
     def _memory_of(self, output: Mapping[str, Any]) -> Memory:
         """What a call gave back that the next one takes under the same name."""
@@ -317,7 +330,7 @@ class _Visit:
 
     def _bypassed(self, number: int, hidden: Tensor) -> Any:
         kind = self.anatomy.returns[number]
-        return hidden if kind is None else kind[0]((hidden, *[None] * (kind[1] - 1)))
+        return hidden if kind is None else _sequence(kind[0], (hidden, *[None] * (kind[1] - 1)))
 
     def _keep(self, number: int, hidden: Tensor) -> None:
         if number in self.record:
@@ -327,7 +340,12 @@ class _Visit:
 
 def _with_state(output: Any, state: Tensor) -> Any:
     """What a layer returned, with another state in it."""
-    return type(output)((state, *output[1:])) if isinstance(output, tuple | list) else state
+    return _sequence(type(output), (state, *output[1:])) if isinstance(output, tuple | list) else state
+
+
+def _sequence(kind: Any, items: tuple[Any, ...]) -> Any:
+    """A tuple, list or named tuple of the items."""
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)
 
 
 def _spread(value: Any, rows: int) -> Any:

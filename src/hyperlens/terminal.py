@@ -40,8 +40,7 @@ def draw_line(values: Sequence[float] | np.ndarray) -> str:
 def show_certificate(console: Console, name: str, certificate: Mapping[str, Any]) -> None:
     """What was proved of a model."""
     table = Table(show_header=False, title=make_safe(name), title_justify="left", box=None)
-    for key in ("architecture", "layers", "certified", "way", "contexts", "max_error", "reason"):
-        value = certificate[key]
+    for key, value in certificate.items():
         shown = ", ".join(value) if isinstance(value, list | tuple) else f"{value:.2g}" if isinstance(value, float) else value
         table.add_row(key.replace("_", " "), make_safe("-" if shown is None else shown, 400))
     console.print(table)

@@ -15,7 +15,8 @@ def read_samples(file: str | os.PathLike[str]) -> list[Sample]:
     """The samples of a UTF-8 file, blank lines left out.
 
     A line that begins with `{` is an object with `prompt` (or `text`) and optionally `target`, `options` (a list), `task`,
-    `level` (a whole number) and `id`; any other line is a prompt. Raises InputError with the number of a malformed line.
+    `level` (a whole number), `id` and `images` (a list of files, named as seen from this one); any other line is a prompt.
+    Raises InputError with the number of a malformed line.
     """
     path = Path(file)
     try:
@@ -25,7 +26,7 @@ def read_samples(file: str | os.PathLike[str]) -> list[Sample]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of texts, one per line") from None
     samples = [
-        _read_line(line, f"line {number} of {path}", f"{path.stem}/{number}", path.stem)
+        _read_line(line, f"line {number} of {path}", f"{path.stem}/{number}", path)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
@@ -34,9 +35,9 @@ def read_samples(file: str | os.PathLike[str]) -> list[Sample]:
     return samples
 
 
-def _read_line(line: str, place: str, name: str, task: str) -> Sample:
+def _read_line(line: str, place: str, name: str, file: Path) -> Sample:
     if not line.lstrip().startswith("{"):
-        return Sample(line, task=task, id=name)
+        return Sample(line, task=file.stem, id=name)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -47,10 +48,11 @@ def _read_line(line: str, place: str, name: str, task: str) -> Sample:
     return Sample(
         prompt,
         _field(row, "target", str, place),
-        tuple(_options(row, place)),
-        _field(row, "task", str, place) or task,
+        tuple(_texts(row, "options", place, '["yes", "no"]')),
+        _field(row, "task", str, place) or file.stem,
         _field(row, "level", int, place),
         str(row.get("id", name)),
+        tuple(str(file.parent / image) for image in _texts(row, "images", place, '["cat.png"]')),
     )
 
 
@@ -64,8 +66,9 @@ def _field(row: dict[str, Any], name: str, kind: type, place: str) -> Any:
     return value
 
 
-def _options(row: dict[str, Any], place: str) -> list[str]:
-    options = row.get("options") or []
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise InputError(f'{place} has options that are no list of texts; expected a list such as ["yes", "no"]')
-    return options
+def _texts(row: dict[str, Any], name: str, place: str, example: str) -> list[str]:
+    """A field that is a list of texts, or absent."""
+    texts = row.get(name) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{place} has {name} that are no list of texts; expected a list such as {example}")
+    return texts

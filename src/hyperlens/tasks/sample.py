@@ -13,7 +13,8 @@ class Sample:
 
     `prompt` is what the model sees, `target` the text expected after it (it begins with its own space where the language
     has one), `options` the answers among which the model chooses (or empty), `task` and `level` the cell that the sample
-    belongs to (`level` counts sequential steps; None where a task is not graded), `id` is unique within a study.
+    belongs to (`level` counts sequential steps; None where a task is not graded), `id` is unique within a study. `images` are
+    the files of the images that the prompt names by its model's placeholder, in their order.
     """
 
     prompt: str
@@ -22,6 +23,7 @@ class Sample:
     task: str = ""
     level: int | None = None
     id: str = ""
+    images: tuple[str, ...] = ()
 
 
 class Task(Protocol):

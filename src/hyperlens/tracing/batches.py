@@ -83,7 +83,8 @@ class Table:
 def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
     """All texts, longest first, so that what does not fit shows at once; rows come back in the order of the texts."""
     order = sorted(range(len(encoded)), key=lambda number: -len(fed_tokens(encoded[number])))
-    error = _prove_longest(job, encoded[order[0]], order[0])
+    seen = [number for number in order if encoded[number].beside][:1]
+    error = max(_prove_text(job, encoded[number], number) for number in dict.fromkeys([order[0], *seen]))
     tables = []
     with _progress(job, len(encoded)) as advance:
         for numbers in make_batches(job, encoded, order):
@@ -98,13 +99,17 @@ def fed_tokens(text: Encoded) -> tuple[int, ...]:
 
 
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
-    """Texts of similar length together (of one length, where padding is not exact), as many as `batch_tokens` allows."""
+    """Texts of similar length together (of one length, where padding is not exact), as many as `batch_tokens` allows.
+
+    A text with an image stands alone.
+    """
     padded = job.limits.padding_side in job.model.certificate.paddings
     batch: list[int] = []
     for number in order:
         longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
         fits = longest * (len(batch) + 1) <= job.batch_tokens and (padded or longest == len(fed_tokens(encoded[number])))
-        if batch and not fits:
+        alone = batch and (encoded[number].beside or encoded[batch[0]].beside)
+        if batch and (alone or not fits):
             yield batch
             batch = []
         batch.append(number)
@@ -118,16 +123,29 @@ def prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
     inputs, starts = pad_texts(fed, job.limits.padding_side, job.model.splice.filler)
     rows = [row for row, text in enumerate(texts) for _ in text.positions]
     columns = [start + place for text, start in zip(texts, starts, strict=True) for place in text.positions]
-    return inputs, Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
+    probes = Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
+    return replace(inputs, beside=_beside(texts[0], device)), probes
 
 
-def _prove_longest(job: Job, text: Encoded, number: int) -> float:
-    """In the `jump` context: that the routed path gives the model's own output on the longest text."""
-    if not max(job.depths) or job.lens.context != "jump":
+def _beside(text: Encoded, device: torch.device) -> dict[str, Tensor]:
+    """What comes beside the tokens of a text, its maps of them as long as what is fed."""
+    whole, length = (1, len(text.ids)), len(fed_tokens(text))
+    parts = {name: part[:, :length] if part.shape == whole else part for name, part in text.beside.items()}
+    return {name: part.to(device) for name, part in parts.items()}
+
+
+def _prove_text(job: Job, text: Encoded, number: int) -> float:
+    """In the `jump` context, and beside an image: that the routed path gives the model's own output on the longest text."""
+    splice = job.model.splice
+    if not max(job.depths) or (job.lens.context != "jump" and not text.beside):
         return 0.0
     inputs, probes = prepare_batch(job, [replace(text, positions=text.positions[-1:])])
-    error = check_jump(job.model.splice, inputs, probes, job.depths)
-    if not error <= error_bound(job.model.splice.dtype) and not torch.isfinite(job.model.splice.run(inputs).logits).all():
+    error = check_jump(splice, inputs, probes, job.depths)
+    exact = error <= error_bound(splice.dtype)
+    if text.beside and not exact and not splice.sees:
+        splice.sees = True
+        return _prove_text(job, text, number)
+    if not exact and not torch.isfinite(splice.run(inputs).logits).all():
         _refuse_infinite(job, inputs, [number])
     return _check_error(job, error, "the longest text")
 
@@ -266,8 +284,9 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
 
 
 def _all_finite(logits: Tensor) -> bool:
-    """Whether all logits are finite; by their sums, since a mask of them would take blocks that the heap does not give back."""
-    return bool(torch.isfinite(logits.sum(-1, dtype=torch.float32)).all())
+    """Whether all logits are finite; by their extremes, since a mask of them would take blocks that the heap does not give
+    back, and the sum of those of forbidden tokens overflows."""
+    return bool(torch.isfinite(logits.amin(-1)).all() and torch.isfinite(logits.amax(-1)).all())
 
 
 def _refuse_infinite(job: Job, inputs: Inputs, numbers: Sequence[int]) -> NoReturn:

@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from hyperlens.anatomy import context_length
 from hyperlens.encoding import encode_samples
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens
@@ -35,8 +34,7 @@ def differentiate_steps(
     if depths[-1] >= model.layers:
         raise InputError(f"at focal depth {depths[-1]} of {model.layers} layers no state is left to move; give a smaller one")
     model.certificate.require("jump")
-    window = context_length(model.splice.config)
-    encoded = encode_samples(samples, model.tokenizer, "last", window, len(model.splice.embedding))
+    encoded = encode_samples(samples, model, "last")
     job = Job(model, lens, depths, ("probability",), "output", limits)
     slopes = np.full((len(encoded), len(depths), model.layers), np.nan)
     with model.splice.lock, at_rest(model.network, gradients=True), explain_memory(limits):

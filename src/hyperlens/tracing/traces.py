@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch.nn import functional
 
 from hyperlens import effort
-from hyperlens.anatomy import context_length
-from hyperlens.encoding import REFERENCES, Encoded, check_length, encode_samples, letter_options
+from hyperlens.anatomy import context_length, image_tokens
+from hyperlens.encoding import REFERENCES, Encoded, Given, check_length, encode_samples, letter_options
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
 from hyperlens.models import Model
@@ -29,7 +30,7 @@ CALIBRATION_POSITIONS = 64
 
 def trace(
     model: Model,
-    samples: str | Sample | Iterable[str | Sample | Sequence[int]],
+    samples: str | Sample | Iterable[Given],
     lens: Lens | None = None,
     positions: str | None = None,
     reference: str | None = None,
@@ -48,15 +49,13 @@ def trace(
     lens, limits = lens or HyperLens(), limits or Limits()
     check_readings(readings)
     names = tuple(dict.fromkeys(("probability", *readings)))
-    listed = [samples] if isinstance(samples, str | Sample) else list(samples)
+    listed = [samples] if isinstance(samples, str | Sample | Mapping) else list(samples)
     listed = [_letter_one(sample, limits) for sample in listed]
     positions = positions or _default_positions(listed)
     model.certificate.require(lens.context)
     if isinstance(lens.focal_depths, tuple):
         lens.check_depths(model.layers)
-    encoded = encode_samples(
-        listed, model.tokenizer, positions, context_length(model.splice.config), len(model.splice.embedding)
-    )
+    encoded = encode_samples(listed, model, positions)
     with model.splice.lock, at_rest(model.network), explain_memory(limits):
         if positions == "generated":
             encoded = generate_answers(model, encoded, limits)
@@ -77,7 +76,7 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
     if not isinstance(lens.focal_depths, str):
         return lens, None
     candidates = [0, *(2**power for power in range(model.layers.bit_length()) if 2**power <= model.layers - 4)]
-    calibration = _calibration_texts(encoded)
+    calibration = _calibration_texts(model, encoded)
     job = Job(model, replace(lens, focal_depths=tuple(candidates)), tuple(candidates), ("probability",), "output", limits)
     confidence = read_texts(job, calibration).readings["probability"]
     sweep = {}
@@ -91,11 +90,17 @@ def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: 
     return replace(lens, focal_depths=tuple(candidates if lens.focal_depths == "sweep" else beside)), chosen
 
 
-def _calibration_texts(encoded: Sequence[Encoded]) -> list[Encoded]:
+def _readable(model: Model, text: Encoded) -> list[int]:
+    """All positions of a text but the pieces of an image."""
+    pieces = image_tokens(model.network.config) if text.beside else set()
+    return [place for place, token in enumerate(fed_tokens(text)) if token not in pieces]
+
+
+def _calibration_texts(model: Model, encoded: Sequence[Encoded]) -> list[Encoded]:
     """`CALIBRATION_POSITIONS` of the positions that are read, evenly spread; of all positions where those are too few."""
     places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
     if len(places) < CALIBRATION_POSITIONS and not encoded[0].option_ids:
-        places = [(number, place) for number, text in enumerate(encoded) for place in range(len(fed_tokens(text)))]
+        places = [(number, place) for number, text in enumerate(encoded) for place in _readable(model, text)]
     spread = np.linspace(0, len(places) - 1, min(CALIBRATION_POSITIONS, len(places))).round().astype(int)
     chosen: dict[int, list[int]] = {}
     for number, place in (places[index] for index in dict.fromkeys(spread.tolist())):
@@ -113,22 +118,31 @@ def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -
         room = limits.max_new_tokens if context is None else min(limits.max_new_tokens, context - len(text.ids))
         if room < 1:
             raise InputError(f"text {number} fills the model's context of {context} tokens; shorten it, so that it can go on")
-        made = _continue_greedily(model, text.ids, room, end)
+        made = _continue_greedily(model, text, room, end)
         cut = next((place + 1 for place in range(len(text.ids), len(made)) if made[place] in ends), len(made))
-        whole = replace(text, ids=tuple(made[:cut]), positions=tuple(range(len(text.ids) - 1, cut - 1)))
+        whole = replace(_lengthened(text, tuple(made[:cut])), positions=tuple(range(len(text.ids) - 1, cut - 1)))
         result.append(check_length(whole, context, f"text {number}"))
     return result
 
 
-def _continue_greedily(model: Model, ids: tuple[int, ...], room: int, end: int | list[int] | None) -> list[int]:
-    """`ids` and what the model's top tokens add. Its own settings, such as a penalty on repetition, are set aside meanwhile,
-    since transformers mixes them into any that it is given."""
+def _lengthened(text: Encoded, ids: tuple[int, ...]) -> Encoded:
+    """The text with more tokens, none of which is a piece of an image."""
+    whole, more = (1, len(text.ids)), len(ids) - len(text.ids)
+    beside = {name: functional.pad(part, (0, more)) if part.shape == whole else part for name, part in text.beside.items()}
+    return replace(text, ids=ids, beside=beside)
+
+
+def _continue_greedily(model: Model, text: Encoded, room: int, end: int | list[int] | None) -> list[int]:
+    """The text's tokens and what the model's top tokens add. Its own settings, such as a penalty on repetition, are set aside
+    meanwhile, since transformers mixes them into any that it is given."""
     network: Any = model.network
-    given, own = torch.tensor([ids], device=model.splice.device), network.generation_config
+    given, own = torch.tensor([text.ids], device=model.splice.device), network.generation_config
+    beside = {name: part.to(given.device) for name, part in text.beside.items()}
     settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
     try:
         network.generation_config = settings
-        return network.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)[0].tolist()
+        made = network.generate(given, attention_mask=torch.ones_like(given), generation_config=settings, **beside)
+        return made[0].tolist()
     finally:
         network.generation_config = own
 
