@@ -14,11 +14,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 demo: $(STAMP)
 	@$(BIN)/hyperlens study --focal-depth sweep
 
+# Two workers, each of one thread; a module's tests share what they load.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check

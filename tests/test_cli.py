@@ -42,7 +42,8 @@ def test_check_prints_its_stable_fields(call):
     status, out, _ = call("check", "reference", "--json")
     document = json.loads(out)
     assert status == 0
-    assert list(document) == ["architecture", "layers", "certified", "way", "contexts", "max_error", "reason"]
+    fields = ["architecture", "layers", "certified", "way", "contexts", "max_error", "reason", "cached_form", "paddings"]
+    assert list(document) == fields
     assert document["certified"] and document["contexts"] == ["jump", "cached"] and document["max_error"] <= 1e-5
     status, out, _ = call("check", "reference")
     assert status == 0 and "jump, cached" in out

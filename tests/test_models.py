@@ -248,7 +248,7 @@ _T5 = {"vocab_size": 97, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, 
 
 def test_an_encoder_that_claims_to_be_a_language_model_is_refused(tmp_path: Path) -> None:
     save(AutoModelForCausalLM.from_config(BertConfig(**_BERT)), tmp_path)
-    refused(tmp_path, CertificateError, "encoder; HyperLens reads decoder-only models")
+    refused(tmp_path, CertificateError, "as in an encoder; HyperLens reads models in which none does")
 
 
 def test_an_encoder_without_a_language_head_is_refused(tmp_path: Path) -> None:

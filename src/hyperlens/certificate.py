@@ -61,7 +61,7 @@ class Certificate:
 
     def describe(self) -> dict[str, Any]:
         """What `hyperlens check` shows, ready for JSON."""
-        shown = ("architecture", "layers", "certified", "way", "contexts", "cached_form", "paddings", "max_error", "reason")
+        shown = ("architecture", "layers", "certified", "way", "contexts", "max_error", "reason", "cached_form", "paddings")
         values = {name: getattr(self, name) for name in shown}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
