@@ -17,6 +17,7 @@ from plain import layer_states, model_logits, run_replaced
 from sentences import is_one_sentence
 from torch import Tensor
 
+from hyperlens.anatomy import rotary_boundary
 from hyperlens.effort import measure_resolution
 from hyperlens.errors import CertificateError, HyperLensWarning, InputError, MemoryLimitError, ModelError
 from hyperlens.lenses import HyperLens, LogitLens, lens
@@ -496,6 +497,17 @@ def test_steps_of_generation_read_what_replaying_the_text_reads(family: str) -> 
     replayed = trace(replace(model, certificate=replace(model.certificate, cached_form="replay")), TEXTS, lens, "all")
     np.testing.assert_allclose(stepped.data["probability"], replayed.data["probability"], atol=1e-5)
     assert not np.allclose(stepped.data["probability"], trace(model, TEXTS, HyperLens((0, 2)), "all").data["probability"])
+
+
+def test_a_long_text_does_not_change_the_rotary_angles_of_the_others_in_its_batch() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    network = build_family("phi3", rope_parameters=rope, original_max_position_embeddings=12, sliding_window=None)
+    model = load_model(network, build_tokenizer())
+    assert rotary_boundary(model.splice.config) == 12
+    texts = [random_ids(1, length, seed)[0].tolist() for seed, length in enumerate((20, 9, 16, 12))]
+    together = trace(model, texts, HyperLens((0, 2))).to_numpy("probability")
+    alone = np.concatenate([trace(model, [text], HyperLens((0, 2))).to_numpy("probability") for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:

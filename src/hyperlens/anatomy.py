@@ -82,6 +82,14 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
+def rotary_boundary(config: PreTrainedConfig) -> int | None:
+    """Beyond how many tokens the rotary angles of a whole batch depend on its longest text; None where they never do."""
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = [given, *(part for part in given.values() if isinstance(part, dict))]
+    found = [kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
+    return min((length for length in found if length), default=None)
+
+
 def call_parameters(model: PreTrainedModel) -> set[str]:
     """The names that the model's forward accepts, seen through wrappers such as adapters."""
     unwrap: Any = getattr(model, "get_base_model", lambda: model)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from hyperlens.anatomy import rotary_boundary
 from hyperlens.certificate import check_jump, error_bound, pad_texts, relative_error
 from hyperlens.encoding import Encoded
 from hyperlens.errors import CertificateError, InputError, ModelError
@@ -99,15 +100,18 @@ def fed_tokens(text: Encoded) -> tuple[int, ...]:
 
 
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
-    """Texts of similar length together (of one length, where padding is not exact), as many as `batch_tokens` allows.
+    """Texts of similar length together, as many as `batch_tokens` allows.
 
-    A text with an image stands alone.
+    Of one length, where padding is not exact or a longer text would change the rotary angles of the others; a text with an
+    image stands alone.
     """
     padded = job.limits.padding_side in job.model.certificate.paddings
+    boundary = rotary_boundary(job.model.splice.config)
     batch: list[int] = []
     for number in order:
         longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
-        fits = longest * (len(batch) + 1) <= job.batch_tokens and (padded or longest == len(fed_tokens(encoded[number])))
+        mixed = padded and (boundary is None or longest <= boundary)
+        fits = longest * (len(batch) + 1) <= job.batch_tokens and (mixed or longest == len(fed_tokens(encoded[number])))
         alone = batch and (encoded[number].beside or encoded[batch[0]].beside)
         if batch and (alone or not fits):
             yield batch
