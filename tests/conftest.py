@@ -3,6 +3,7 @@
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,23 @@ def stories(shared: Path) -> Path:
 def bitllama(shared: Path) -> Path:
     """A trained BitNet of 3 million parameters."""
     return _present(shared / "models" / "bitllama_3M", "it is part of the shared material")
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small random Llama with its tokenizer. To be read only."""
+    from families import build_family
+    from loading import save
+
+    return save(build_family("llama"), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def plain(saved: Path) -> Any:
+    """The small Llama, loaded as anyone would."""
+    from hyperlens.models import load_model
+
+    return load_model(saved)
 
 
 def _present(folder: Path, remedy: str) -> Path:

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import LAYERS, VOCABULARY, build_family, build_tokenizer, random_ids
-from plain import layer_states, model_logits, run_replaced
-from sentences import is_one_sentence
+from families import LAYERS, VOCABULARY, build_family
+from plain import layer_states, run_replaced
 from torch import Tensor
+from traced import CONTEXTS, SIDES, TEXTS, loaded, own_logits, same, words
 
-from hyperlens.anatomy import rotary_boundary
 from hyperlens.effort import measure_resolution
-from hyperlens.errors import CertificateError, HyperLensWarning, InputError, MemoryLimitError, ModelError
+from hyperlens.errors import HyperLensWarning, InputError, ModelError
 from hyperlens.lenses import HyperLens, LogitLens, lens
 from hyperlens.models import Model, load_model
 from hyperlens.readings import READINGS
-from hyperlens.splice import Splice
 from hyperlens.tasks.sample import Sample
-from hyperlens.tracing import Limits, batches, trace
-from hyperlens.trajectory import Trajectory, measure_effort
-
-CONTEXTS: tuple[Any, ...] = ("jump", "cached")
-SIDES: tuple[Any, ...] = ("right", "left")
-TEXTS = [random_ids(1, length, seed)[0].tolist() for seed, length in enumerate((9, 17, 5, 12))]
-"""Of different length, not in the order of it, some longer than the window of 8."""
-
-
-@cache
-def loaded(family: str) -> Model:
-    """A model that no test changes."""
-    return load_model(build_family(family), build_tokenizer())
-
-
-def words(ids: Sequence[int]) -> str:
-    return " ".join(f"w{token}" for token in ids)
-
-
-def own_logits(model: Model, ids: Sequence[int]) -> Tensor:
-    """The model's own logits `[token, vocabulary]` of one text."""
-    return model_logits(model.network, torch.tensor([ids]))[0]
-
-
-def same(one: Trajectory, other: Trajectory, bound: float = 1e-5) -> None:
-    """The same readings of the same tokens."""
-    assert one.focal_depths == other.focal_depths
-    for name in one.data.variables:
-        found, expected = one.data[name].values, other.data[name].values
-        if name in ("top_ids",) or found.dtype.kind not in "f":
-            assert np.array_equal(found, expected), name
-        else:
-            np.testing.assert_allclose(found, expected, rtol=bound, atol=bound, err_msg=str(name))
-
+from hyperlens.tracing import Limits, trace
+from hyperlens.trajectory import measure_effort
 
 # The formulas.
 
@@ -117,80 +80,6 @@ def test_several_focal_depths_at_once_are_each_alone() -> None:
         for m in together.focal_depths:
             alone = trace(model, TEXTS, HyperLens((m,), context), "all")
             np.testing.assert_allclose(together.confidence(m), alone.confidence(m), atol=1e-5)
-
-
-# Batches and chunks.
-
-
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
-def test_a_ragged_batch_is_each_text_alone(family: str, context: Any, side: Any) -> None:
-    model, lens, readings = loaded(family), HyperLens((0, 2), context), ("probability", "kl_to_output")
-    together = trace(model, TEXTS, lens, "all", readings=readings, limits=Limits(padding_side=side))
-    assert list(together.samples["tokens"]) == [len(ids) for ids in TEXTS]
-    for number, ids in enumerate(TEXTS):
-        mine = together.data["sample"].values == number
-        alone = trace(model, [ids], lens, "all", readings=readings)
-        assert np.array_equal(together.data["position"].values[mine], range(len(ids)))
-        for name in readings:
-            np.testing.assert_allclose(together.to_numpy(name)[mine], alone.to_numpy(name), atol=1e-5)
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_jump_only_families_are_read_in_ragged_batches_too(side: Any) -> None:
-    for family in ("bloom", "gpt_neo", "mamba"):
-        together = trace(loaded(family), TEXTS, HyperLens((0, 2)), "last", limits=Limits(padding_side=side))
-        alone = [trace(loaded(family), [ids], HyperLens((0, 2)), "last").to_numpy() for ids in TEXTS]
-        np.testing.assert_allclose(together.to_numpy(), np.concatenate(alone), atol=1e-5)
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 20), (1000, 1)])
-def test_read_in_chunks_is_read_at_once(context: Any, rows: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, limits = loaded("gemma2"), Limits(top_k=3)
-    settings = (HyperLens((0, 2, 5, LAYERS), context), "all", None, READINGS, limits)
-    whole = trace(model, TEXTS[2:], *settings)
-    monkeypatch.setattr(batches.Job, "logit_rows", rows)
-    monkeypatch.setattr(batches.Job, "stack_tokens", tokens)
-    monkeypatch.setattr(batches.Job, "batch_tokens", tokens)
-    same(trace(model, TEXTS[2:], *settings), whole)
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 24, 10_000])
-def test_the_size_of_a_batch_and_the_memory_change_nothing(batch_tokens: int) -> None:
-    settings = (HyperLens((0, 2)), "last", None, ("probability", "margin"))
-    few = trace(loaded("gpt2"), TEXTS, *settings, Limits(batch_tokens=batch_tokens, memory_mb=1))
-    same(few, trace(loaded("gpt2"), TEXTS, *settings))
-
-
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_a_model_in_16_bit_is_read_within_its_bound(context: Any, side: Any) -> None:
-    exact, model = loaded("gemma2"), load_model(build_family("gemma2", dtype=torch.bfloat16))
-    settings = (HyperLens((0, 2), context), "all", None, ("probability",), Limits(padding_side=side))
-    found = trace(model, TEXTS, *settings)
-    assert found.to_numpy().dtype == np.float32 and found.manifest["model"]["dtype"] == "bfloat16"
-    assert found.manifest["largest_error_in_run"] <= 2e-2
-    assert np.abs(found.to_numpy() - trace(exact, TEXTS, *settings).to_numpy()).mean() < 0.01
-
-
-def test_batches_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, run = [], Splice.run
-
-    def watched(splice: Splice, inputs: Any, *args: Any, **options: Any) -> Any:
-        sizes.append(tuple(inputs.ids.shape))
-        return run(splice, inputs, *args, **options)
-
-    monkeypatch.setattr(Splice, "run", watched)
-    trace(loaded("llama"), TEXTS, LogitLens(), limits=Limits(batch_tokens=24))
-    assert [size for size in sizes if size[1] > 1] == [(1, 17), (2, 12), (1, 5)]
-
-
-def test_results_come_in_the_order_of_the_texts() -> None:
-    found = trace(loaded("llama"), TEXTS, LogitLens(), "all", limits=Limits(batch_tokens=1))
-    labels = zip(found.data["sample"].values, found.data["position"].values, found.data["token_id"].values, strict=True)
-    assert list(labels) == [(number, place, token) for number, ids in enumerate(TEXTS) for place, token in enumerate(ids)]
 
 
 # Positions and references.
@@ -282,6 +171,14 @@ def test_generation_ends_with_the_end_token_or_the_context() -> None:
     narrow = build_family("llama", max_position_embeddings=20)
     narrow.generation_config.eos_token_id = None
     assert len(trace(load_model(narrow), [ids], LogitLens(), "generated").data["token"]) == 20 - len(ids)
+
+
+def test_a_target_that_changes_the_prompts_last_token_is_read_from_there_and_said_once() -> None:
+    samples = [Sample("w20 w2", "1 w22"), Sample("w20 w30", " w31"), Sample("w20 w3", "3")]
+    with pytest.warns(HyperLensWarning, match="in 2 of 3 texts the target changes the last token of the prompt") as caught:
+        found = trace(loaded("llama"), samples, LogitLens())
+    assert len(caught) == 1
+    assert found.data["reference_id"].values.tolist() == [21, 22, 31, 33]
 
 
 # Answer options.
@@ -406,194 +303,6 @@ def test_at_the_full_focal_depth_nothing_is_left_to_read_and_a_warning_says_so()
         assert np.isnan(measured["effort"].values).all()
 
 
-# Bad input.
-
-
-SAMPLE = Sample("w20 w21", " w22")
-
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "no text": (lambda: trace(loaded("llama"), []), "there is no text to read"),
-    "empty text": (lambda: trace(loaded("llama"), ["w20", ""]), "text 2 is empty"),
-    "blank text": (lambda: trace(loaded("llama"), " \n"), "text 1 is empty"),
-    "empty ids": (lambda: trace(loaded("llama"), [[]]), "text 1 has no token ids"),
-    "long text": (lambda: trace(loaded("llama"), words([20] * 65)), "text 1 has 65 tokens, and this model's context holds 64"),
-    "long ids": (lambda: trace(loaded("llama"), [[20] * 65], positions="all"), "text 1 has 65 tokens"),
-    "long target": (lambda: trace(loaded("llama"), Sample(words([20] * 63), " w20 w21")), "text 1 has 65 tokens"),
-    "no room to generate": (
-        lambda: trace(loaded("llama"), [[20] * 64], positions="generated"),
-        "fills the model's context of 64",
-    ),
-    "empty target": (
-        lambda: trace(loaded("llama"), Sample("w20", "")),
-        "the target of text 1 is empty or tokenises to nothing",
-    ),
-    "blank target": (
-        lambda: trace(loaded("llama"), Sample("w20", "  ")),
-        "the target of text 1 is empty or tokenises to nothing",
-    ),
-    "no target": (lambda: trace(loaded("llama"), [SAMPLE, "w20"], positions="answer"), "text 2 has no target"),
-    "ids have no target": (lambda: trace(loaded("llama"), [[20]], positions="answer"), "text 1 is given as token ids"),
-    "no tokenizer": (lambda: trace(load_model(build_family("gpt2")), "w20"), "came without a tokenizer"),
-    "reading": (lambda: trace(loaded("llama"), "w20", readings=("surprise",)), '"surprise" is not a reading; choose from'),
-    "position": (lambda: trace(loaded("llama"), "w20", positions="first"), '"first" is not a choice of positions; choose from'),  # type: ignore[arg-type]
-    "context": (lambda: HyperLens((0,), "leap"), '"leap" is not a context; choose from jump, cached'),  # type: ignore[arg-type]
-    "negative depth": (lambda: HyperLens((0, -1)), "focal depth -1 is not a whole number from 0 up"),
-    "no depth": (lambda: HyperLens(()), "is no list of focal depths"),
-    "deep": (
-        lambda: trace(loaded("llama"), "w20", HyperLens((7,))),
-        "focal depth 7 is above this model's 6 layers; give 0 to 6",
-    ),
-    "reference": (lambda: trace(loaded("llama"), "w20", reference="gold"), '"gold" is not a reference; choose from'),  # type: ignore[arg-type]
-    "target nowhere": (lambda: trace(loaded("llama"), "w20", reference="target"), 'reference "target" is not there'),
-    "generated nowhere": (lambda: trace(loaded("llama"), SAMPLE, reference="generated"), 'reference "generated" is not there'),
-    "one option": (lambda: trace(loaded("llama"), Sample("w20", options=(" w21",))), "text 1 has one answer option"),
-    "uneven options": (
-        lambda: trace(
-            loaded("llama"), [Sample("w20", options=(" w21", " w22")), Sample("w20", options=(" w21", " w22", " w23"))]
-        ),
-        "2 and 3 answer options",
-    ),
-    "foreign target": (
-        lambda: trace(loaded("llama"), Sample("w20", " w33", (" w21", " w22")), limits=Limits(letter=False)),
-        "a target is none of the answer options",
-    ),
-    "memory": (lambda: Limits(memory_mb=0), "memory_mb is 0"),
-    "batch": (lambda: Limits(batch_tokens=-1), "batch_tokens is -1"),
-    "top": (lambda: Limits(top_k=-1), "top_k is -1"),
-    "side": (lambda: Limits(padding_side="top"), '"top" is not a side to pad'),  # type: ignore[arg-type]
-}
-
-
-@pytest.fixture
-def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As users run it: what the types forbid has to be refused by us."""
-    from jaxtyping import config
-
-    monkeypatch.setattr(config, "jaxtyping_disable", True)
-
-
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.usefixtures("unchecked_types")
-def test_bad_input_is_refused_in_one_sentence(what: str) -> None:
-    call, message = REFUSED[what]
-    with pytest.raises(InputError, match=re.escape(message)) as caught:
-        call()
-    assert is_one_sentence(str(caught.value)), str(caught.value)
-
-
-@pytest.mark.usefixtures("unchecked_types")
-def test_a_context_that_was_not_certified_is_refused_with_the_reason() -> None:
-    model = loaded("bloom")
-    refused = replace(model.certificate, contexts=("jump",), cached_form=None, reason="its memory is its own")
-    with pytest.raises(CertificateError, match=r'context "cached" is not exact on BloomForCausalLM .*; use --context jump'):
-        trace(replace(model, certificate=refused), TEXTS, HyperLens((1,), "cached"))
-
-
-@pytest.mark.parametrize("family", ["bloom", "mamba", "gpt_neo"])
-def test_steps_of_generation_read_what_replaying_the_text_reads(family: str) -> None:
-    model, lens = loaded(family), HyperLens((0, 2), "cached")
-    assert model.certificate.cached_form == "steps"
-    stepped = trace(model, TEXTS, lens, "all")
-    replayed = trace(replace(model, certificate=replace(model.certificate, cached_form="replay")), TEXTS, lens, "all")
-    np.testing.assert_allclose(stepped.data["probability"], replayed.data["probability"], atol=1e-5)
-    assert not np.allclose(stepped.data["probability"], trace(model, TEXTS, HyperLens((0, 2)), "all").data["probability"])
-
-
-def test_a_long_text_does_not_change_the_rotary_angles_of_the_others_in_its_batch() -> None:
-    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
-    network = build_family("phi3", rope_parameters=rope, original_max_position_embeddings=12, sliding_window=None)
-    model = load_model(network, build_tokenizer())
-    assert rotary_boundary(model.splice.config) == 12
-    texts = [random_ids(1, length, seed)[0].tolist() for seed, length in enumerate((20, 9, 16, 12))]
-    together = trace(model, texts, HyperLens((0, 2))).to_numpy("probability")
-    alone = np.concatenate([trace(model, [text], HyperLens((0, 2))).to_numpy("probability") for text in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-
-
-def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen = loaded("llama"), []
-    prepare = batches.prepare_batch
-    monkeypatch.setattr(batches, "prepare_batch", lambda job, texts: seen.append(len(texts)) or prepare(job, texts))
-    texts = [[20, 21, 22], [23, 24], [25, 26, 27]]
-    padded = trace(model, texts, LogitLens())
-    assert seen == [3]
-    apart = trace(replace(model, certificate=replace(model.certificate, paddings=("left",))), texts, LogitLens())
-    assert seen == [3, 2, 1]
-    np.testing.assert_allclose(apart.data["probability"], padded.data["probability"], atol=1e-6)
-
-
-def test_a_target_that_changes_the_prompts_last_token_is_read_from_there_and_said_once() -> None:
-    samples = [Sample("w20 w2", "1 w22"), Sample("w20 w30", " w31"), Sample("w20 w3", "3")]
-    with pytest.warns(HyperLensWarning, match="in 2 of 3 texts the target changes the last token of the prompt") as caught:
-        found = trace(loaded("llama"), samples, LogitLens())
-    assert len(caught) == 1
-    assert found.data["reference_id"].values.tolist() == [21, 22, 31, 33]
-
-
-def broken_model(layer: int | None) -> Model:
-    """A model that is certified, and whose weights overflow only afterwards: in a layer, or in the read-out."""
-    model = load_model(build_family("llama"), build_tokenizer())
-    with torch.no_grad():
-        if layer is None:
-            model.network.lm_head.weight[3] = torch.inf
-        else:
-            model.network.model.layers[layer - 1].mlp.down_proj.weight[0] = torch.nan
-    return model
-
-
-@pytest.mark.parametrize("lens", [HyperLens((0,)), HyperLens((2,)), HyperLens((0, 2), "cached"), HyperLens()], ids=str)
-@pytest.mark.parametrize(("layer", "words"), [(3, "first after layer 3"), (None, "only in the read-out")])
-def test_nan_logits_are_refused_with_the_layer_that_gives_them(lens: HyperLens, layer: int | None, words: str) -> None:
-    model = broken_model(layer)
-    with pytest.raises(ModelError, match=f"gives NaN or infinite logits .{words}; among texts 1") as caught:
-        trace(model, [TEXTS[0]], lens)
-    assert is_one_sentence(str(caught.value))
-
-
-def test_only_the_texts_that_may_give_nan_are_named() -> None:
-    model = load_model(build_family("llama"), build_tokenizer())
-    with torch.no_grad():
-        model.splice.embedding[7] = torch.nan
-    texts = [TEXTS[0], TEXTS[1], [20, 7]]
-    with pytest.raises(ModelError, match="from the embedding on; among texts 3"):
-        trace(model, texts, LogitLens(), limits=Limits(batch_tokens=1))
-
-
-def test_a_run_whose_own_check_fails_in_the_jump_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "check_jump", lambda *_: 0.25)
-    with pytest.raises(CertificateError, match=r"on the longest text the lens differs .* by 0\.25 .*so that nothing was read"):
-        trace(loaded("llama"), TEXTS, HyperLens((1,)))
-    trace(loaded("llama"), TEXTS, HyperLens((0,)))
-
-
-def test_a_run_whose_own_check_fails_in_the_cached_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    route = lens.route_cached
-    monkeypatch.setattr(lens, "route_cached", lambda *args: route(*args).roll(1, 0))
-    with pytest.raises(CertificateError, match="on a batch at focal depth 2 the lens differs"):
-        trace(loaded("llama"), TEXTS, HyperLens((0, 2), "cached"))
-
-
-def test_a_window_dropped_after_the_certificate_is_caught_in_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = loaded("mistral")
-    monkeypatch.setattr(Splice, "window", lambda splice, layer: None)
-    trace(model, [[20, 21, 22]], HyperLens((2,), "cached"))
-    with pytest.raises(CertificateError):
-        trace(model, TEXTS, HyperLens((2,), "cached"))
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("can't allocate memory")]
-)
-def test_where_memory_does_not_suffice_it_is_said_what_to_lower(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*_: Any, **__: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(Splice, "run", run)
-    with pytest.raises(MemoryLimitError, match="batch_tokens 99 and memory_mb 5; lower them") as caught:
-        trace(loaded("llama"), TEXTS, LogitLens(), limits=Limits(batch_tokens=99, memory_mb=5))
-    assert is_one_sentence(str(caught.value))
-
-
 # The model afterwards.
 
 
@@ -640,6 +349,7 @@ def test_the_manifest_says_what_was_read() -> None:
 
 
 # Trained models.
+
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the"
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,7 @@ from hyperlens.errors import ModelError
 from hyperlens.models.adapters import name_adapters, set_aside, unwrap
 from hyperlens.models.fingerprint import fingerprint_model
 from hyperlens.models.loading import load_network
+from hyperlens.models.precision import explain_outliers
 from hyperlens.splice import Splice
 
 
@@ -111,4 +112,7 @@ def _prepare(network: PreTrainedModel, reader: PreTrainedTokenizerBase | Process
     fingerprint, splice = fingerprint_model(network), Splice(network)
     processor = reader if isinstance(reader, ProcessorMixin) else None
     tokenizer: Any = reader if processor is None else getattr(processor, "tokenizer", None)
-    return Model(network, tokenizer, name, splice, certify(splice), fingerprint, processor)
+    certificate = certify(splice)
+    if not certificate.certified:
+        certificate = replace(certificate, reason=f"{certificate.reason}{explain_outliers(network)}")
+    return Model(network, tokenizer, name, splice, certificate, fingerprint, processor)

@@ -61,6 +61,16 @@ def finish_quantised(network: PreTrainedModel, dtype: str, name: str) -> None:
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_passes)
 
 
+def explain_outliers(network: PreTrainedModel) -> str:
+    """Why int8 layers that a user loaded may not be exact; nothing where they are as we load them."""
+    if not any(getattr(getattr(module, "state", None), "threshold", 0) > 0 for module in network.modules()):
+        return ""
+    return (
+        "; its int8 layers keep columns with outliers in 16 bit, so that what a token gives depends on the others of its "
+        "batch: load it with llm_int8_threshold=0"
+    )
+
+
 def _recipe(dtype: str) -> Any:
     if dtype == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
