@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import build_tokenizer
+import torch
+from families import VOCABULARY, build_image_family, build_tokenizer
 from sentences import is_one_sentence
+from transformers import AutoModelForCausalLM
 
 from hyperlens.lenses import HyperLens
 from hyperlens.models import Model, load_model
@@ -39,6 +41,37 @@ def save(network: Any, folder: Path) -> Path:
         network.save_pretrained(folder)
         build_tokenizer().save_pretrained(folder)
     return folder
+
+
+def adapt(base: Path, folder: Path, **changes: Any) -> Any:
+    """A LoRA adapter of random weights on `base`, saved in `folder`; gives the PeftModel."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "up_proj"], "task_type": "CAUSAL_LM"}
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**{**settings, **changes}))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+def save_llava(place: Path, *images: str) -> Path:
+    """`place`, with a small llava, its processor, and random images of these names in it."""
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    layout: dict[str, Any] = {"patch_size": 8, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
+    LlavaProcessor(pixels, tokenizer, image_token="<image>", **layout).save_pretrained(place)
+    build_image_family("llava", image_token_id=VOCABULARY, text_config={"vocab_size": VOCABULARY + 1}).save_pretrained(place)
+    random = np.random.default_rng(0)
+    for name in images:
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(place / name)
+    return place
 
 
 def read(model: Model, context: str = "jump", samples: list[Sample] = SAMPLES) -> np.ndarray:

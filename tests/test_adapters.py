@@ -9,28 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from families import build_family, build_tokenizer
-from loading import CONTEXTS, deprecated, difference, needs, read, refused, save
+from loading import CONTEXTS, adapt, deprecated, difference, needs, read, refused, save
 from sentences import is_one_sentence
 from transformers import AutoModelForCausalLM
 
 from hyperlens.errors import ModelError
 from hyperlens.models import Model, disable_adapters, fingerprint_model, load_model
-
-
-def adapt(base: Path, folder: Path, **changes: Any) -> Any:
-    """A LoRA adapter of random weights on `base`, saved in `folder`; gives the PeftModel."""
-    from peft import LoraConfig, get_peft_model
-
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "up_proj"], "task_type": "CAUSAL_LM"}
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**{**settings, **changes}))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
-    adapted.save_pretrained(folder)
-    return adapted.eval()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import IMAGE_PROMPTS, LAYERS, build_family, build_image_family, build_tokenizer, image_inputs
+from loading import save_llava
 from sentences import is_one_sentence
 
 from hyperlens.errors import CertificateError, InputError
@@ -19,7 +20,7 @@ from hyperlens.models import Model, load_model
 from hyperlens.tasks import Sample, read_samples
 from hyperlens.tracing import batches, trace
 
-SIGN, SIGN_ID = "<image>", 97
+SIGN = "<image>"
 CONTEXTS = ("jump", "cached")
 
 
@@ -32,20 +33,7 @@ def loaded(family: str) -> Model:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small llava with its processor, as a folder, and two images."""
     pytest.importorskip("PIL", reason="images need pillow: pip install 'hyperlens[images]'")
-    from PIL import Image
-    from transformers import CLIPImageProcessorPil, LlavaProcessor
-
-    place = tmp_path_factory.mktemp("llava")
-    tokenizer = build_tokenizer()
-    tokenizer.add_tokens([SIGN], special_tokens=True)
-    pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    layout: dict[str, Any] = {"patch_size": 8, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
-    LlavaProcessor(pixels, tokenizer, image_token=SIGN, **layout).save_pretrained(place)
-    build_image_family("llava", image_token_id=SIGN_ID, text_config={"vocab_size": SIGN_ID + 1}).save_pretrained(place)
-    random = np.random.default_rng(0)
-    for name in ("one.png", "two.png"):
-        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(place / name)
-    return place
+    return save_llava(tmp_path_factory.mktemp("llava"), "one.png", "two.png")
 
 
 @pytest.fixture(scope="session")
