@@ -34,6 +34,7 @@ IMAGE_PROMPTS: dict[str, tuple[int, tuple[int, ...], str | None, dict[str, Any]]
     "qwen2_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
     "qwen2_5_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
     "qwen3_vl": (4, (16, 384), "mm_token_type_ids", _GRID),
+    "qwen3_5": (4, (16, 384), "mm_token_type_ids", _GRID),
     "gemma3": (4, (1, 3, 32, 32), "token_type_ids", {}),
     "idefics3": (4, (1, 1, 3, 32, 32), None, {}),
     "internvl": (4, (1, 3, 32, 32), None, {}),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hyperlens.anatomy import find_layers
+from hyperlens.anatomy import study_anatomy
 
 
 def model_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def model_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 def layer_states(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
     """What enters each layer, and what leaves the last."""
-    layers, states = find_layers(model), {}
+    layers, states = study_anatomy(model).layers, {}
     with ExitStack() as stack, torch.no_grad():
         for number, layer in enumerate(layers):
             stack.enter_context(_input_of(layer, lambda hidden, number=number: states.setdefault(number, hidden)))
@@ -32,7 +32,7 @@ def layer_states(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
 
 def run_replaced(model: PreTrainedModel, ids: Tensor, start: int, states: Tensor) -> Tensor:
     """What leaves the last layer where `states` replace what enters layer `start` (from 0); all layers run."""
-    layers, left = find_layers(model), []
+    layers, left = study_anatomy(model).layers, []
     with torch.no_grad(), _input_of(layers[start], lambda _: states), _output_of(layers[-1], left.append):
         model(input_ids=ids)
     return left[0]

@@ -9,7 +9,8 @@ import torch
 from families import LAYERS, WIDTH, build_family, build_image_family, random_ids
 from torch import nn
 
-from hyperlens.anatomy import find_layers, given_state, image_tokens, plain_token, special_tokens, study_anatomy, text_config
+from hyperlens.anatomy import given_state, study_anatomy
+from hyperlens.configuration import image_tokens, plain_token, special_tokens, text_config
 from hyperlens.errors import ModelError
 from hyperlens.splice import Inputs, Splice
 
@@ -39,7 +40,7 @@ def test_a_model_that_loops_has_one_state_for_each_call_of_a_layer() -> None:
 def test_a_vision_tower_of_as_many_layers_is_none_of_the_text(family: str) -> None:
     model = build_image_family(family, vision_config={"num_hidden_layers": LAYERS})
     parts = dict(model.named_modules())
-    names = [name for layer in find_layers(model) for name, part in parts.items() if part is layer]
+    names = [name for layer in study_anatomy(model).layers for name, part in parts.items() if part is layer]
     assert names and all("language_model" in name for name in names)
 
 
@@ -47,7 +48,7 @@ def test_layers_that_do_not_run_on_a_text_are_none_of_it() -> None:
     model = build_image_family("mllama")
     crossing = set(model.config.text_config.cross_attention_layers)
     every = list(model.model.language_model.layers)
-    assert find_layers(model) == tuple(layer for number, layer in enumerate(every) if number not in crossing)
+    assert study_anatomy(model).layers == tuple(layer for number, layer in enumerate(every) if number not in crossing)
 
 
 def test_states_with_more_axes_are_rows_and_tokens_first() -> None:
@@ -62,13 +63,13 @@ def test_states_with_more_axes_are_rows_and_tokens_first() -> None:
 
 def test_experts_inside_a_layer_are_no_layers() -> None:
     model = build_family("mixtral", num_local_experts=LAYERS)
-    assert find_layers(model) == tuple(model.model.layers)
+    assert study_anatomy(model).layers == tuple(model.model.layers)
 
 
 def test_the_configuration_need_not_count_the_layers() -> None:
     model = build_family("llama")
     count, model.config.num_hidden_layers = model.config.num_hidden_layers, 99
-    assert len(find_layers(model)) == count
+    assert len(study_anatomy(model).layers) == count
 
 
 REFUSED: dict[str, str] = {
@@ -93,7 +94,7 @@ def test_a_model_without_a_list_of_layers_is_refused() -> None:
     model = build_family("llama")
     model.model.layers = nn.ModuleList()
     with pytest.raises(ModelError, match="LlamaForCausalLM has no list of decoder layers that runs on a text"):
-        find_layers(model)
+        study_anatomy(model)
 
 
 def test_a_model_whose_layers_depend_on_the_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_a_model_whose_layers_depend_on_the_text_is_refused(monkeypatch: pytest.
 
     monkeypatch.setattr(model.model, "forward", shorter)
     with pytest.raises(ModelError, match="runs other layers on another text"):
-        find_layers(model)
+        study_anatomy(model)
 
 
 def test_watching_leaves_no_hook_behind() -> None:

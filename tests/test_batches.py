@@ -11,7 +11,7 @@ import torch
 from families import LAYERS, build_family, build_tokenizer, random_ids
 from traced import CONTEXTS, SIDES, TEXTS, loaded, same
 
-from hyperlens.anatomy import rotary_boundary
+from hyperlens.configuration import rotary_boundary
 from hyperlens.lenses import HyperLens, LogitLens
 from hyperlens.models import load_model
 from hyperlens.readings import READINGS

@@ -14,11 +14,11 @@ from families import IMAGE_PROMPTS, LAYERS, build_family, build_image_family, bu
 from loading import save_llava
 from sentences import is_one_sentence
 
-from hyperlens.errors import CertificateError, InputError
+from hyperlens.errors import CertificateError, InputError, ModelError
 from hyperlens.lenses import HyperLens
 from hyperlens.models import Model, load_model
 from hyperlens.tasks import Sample, read_samples
-from hyperlens.tracing import batches, trace
+from hyperlens.tracing import batches, differentiate_steps, trace
 
 SIGN = "<image>"
 CONTEXTS = ("jump", "cached")
@@ -58,20 +58,59 @@ def test_the_last_read_out_is_the_models_own_at_every_word(family: str, context:
     assert len(places) == 12, "the tokens that stand for the image are no words"
 
 
+def looks(model: Model, depths: tuple[int, ...], inputs: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[set[bool], np.ndarray]:
+    """Whether routed states were routed without the pixels, and what was read."""
+    seen, prove = set(), batches.prove_image
+
+    def watched(*args: Any) -> Any:
+        given, error = prove(*args)
+        seen.add(given.blind)
+        return given, error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "prove_image", watched)
+        return seen, confidence(model, inputs, HyperLens(depths), positions="all")
+
+
 @pytest.mark.parametrize("family", IMAGE_PROMPTS)
 def test_states_are_routed_without_a_second_look_at_the_pixels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, lens = loaded(family), HyperLens((0, 2, LAYERS - 1))
-    blind = confidence(model, image_inputs(family), lens, positions="all")
-    monkeypatch.setattr(model.splice, "sees", True)
-    np.testing.assert_allclose(blind, confidence(model, image_inputs(family), lens, positions="all"), atol=1e-6)
+    seen, blind = looks(loaded(family), (0, 2), image_inputs(family), monkeypatch)
+    assert seen == {True}
+    monkeypatch.setattr(batches, "prove_image", lambda job, inputs, probes: (inputs, 0.0))
+    np.testing.assert_allclose(blind, confidence(loaded(family), image_inputs(family), positions="all"), atol=1e-6)
 
 
-def test_where_pixels_enter_later_layers_too_they_are_shown_again() -> None:
-    model = load_model(build_image_family("qwen3_vl"))
-    confidence(model, image_inputs("qwen3_vl"), HyperLens((2,)))
-    assert not model.splice.sees
-    confidence(model, image_inputs("qwen3_vl"), HyperLens((LAYERS - 1,)))
-    assert model.splice.sees
+def test_where_pixels_enter_later_layers_too_they_are_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("qwen3_vl")
+    assert looks(model, (2,), image_inputs("qwen3_vl"), monkeypatch)[0] == {True}
+    assert looks(model, (LAYERS - 1,), image_inputs("qwen3_vl"), monkeypatch)[0] == {False}
+
+
+def test_an_image_in_front_of_the_text_is_refused() -> None:
+    model = loaded("git")
+    inputs = {"input_ids": torch.full((1, 9), 20), "pixel_values": torch.zeros(1, 3, 32, 32)}
+    with pytest.raises(ModelError, match="as where an image stands in front of the text"):
+        trace(model, inputs, HyperLens((0,)))
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_an_image_leaves_nothing_behind_for_the_texts_after_it(context: str) -> None:
+    model = load_model(build_image_family("qwen3_5"))
+    assert model.certificate.cached_form == "steps"
+    text, lens = [20, 21, 22, 23, 24], HyperLens((0, 3), context)
+    before = confidence(model, [text], lens)
+    confidence(model, image_inputs("qwen3_5"), lens)
+    np.testing.assert_allclose(confidence(model, [text], lens), before, atol=1e-6)
+    assert load_model(model.network).certificate == model.certificate
+
+
+def test_derivatives_see_the_image() -> None:
+    model = loaded("qwen3_vl")
+    found = differentiate_steps(model, [image_inputs("qwen3_vl")], (LAYERS - 1,))
+    assert np.isfinite(found.values[0, 0, 0])
+    other = image_inputs("qwen3_vl")
+    other["pixel_values"] = other["pixel_values"].flip(0)
+    assert found.values[0, 0, 0] != differentiate_steps(model, [other], (LAYERS - 1,)).values[0, 0, 0]
 
 
 def test_another_image_gives_another_trajectory() -> None:
@@ -83,7 +122,7 @@ def test_another_image_gives_another_trajectory() -> None:
 def test_a_lens_that_is_wrong_on_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(build_image_family("llava"))
     monkeypatch.setattr(batches, "check_jump", lambda *_: 0.25)
-    with pytest.raises(CertificateError, match="on the longest text the lens differs"):
+    with pytest.raises(CertificateError, match="on a text with an image the lens differs"):
         confidence(model, image_inputs("llava"))
 
 
@@ -148,8 +187,8 @@ def refused(model: Model, sample: Any) -> str:
 def test_images_that_do_not_fit_are_refused_in_one_sentence(llava: Model, folder: Path, tmp_path: Path) -> None:
     image = str(folder / "one.png")
     (tmp_path / "no.png").write_text("no image")
-    assert "has 0 places for images (<image>) and comes with 1" in refused(llava, Sample("w20", images=(image,)))
-    assert "has 2 places for images" in refused(llava, Sample(f"{SIGN} {SIGN} w20", images=(image,)))
+    assert "put <image> where each image belongs" in refused(llava, Sample("w20", images=(image,)))
+    assert "put <image> where each image belongs" in refused(llava, Sample(f"{SIGN} {SIGN} w20", images=(image,)))
     assert "cannot be read (No such file" in refused(llava, Sample(f"{SIGN} w20", images=("nowhere.png",)))
     assert "is not one that can be read" in refused(llava, Sample(f"{SIGN} w20", images=(str(tmp_path / "no.png"),)))
     assert "ends with an image" in refused(llava, Sample(f"w20 {SIGN}", images=(image,)))
@@ -160,5 +199,13 @@ def test_images_that_do_not_fit_are_refused_in_one_sentence(llava: Model, folder
 def test_what_a_processor_made_is_refused_where_it_is_not_one_text(llava: Model) -> None:
     inputs = {"input_ids": torch.full((2, 5), 20), "pixel_values": torch.zeros(2, 3, 32, 32)}
     assert "expected input_ids of shape [1, tokens]" in refused(llava, inputs)
-    inputs = {"input_ids": torch.full((1, 5), 20), "pixel_values": [1.0]}
-    assert "has pixel_values as list; expected a tensor" in refused(llava, inputs)
+    ids = torch.full((1, 5), 20)
+    assert "has pixel_values as list; expected a tensor" in refused(llava, {"input_ids": ids, "pixel_values": [1.0]})
+    padded = {"input_ids": ids, "attention_mask": torch.tensor([[0, 1, 1, 1, 1]])}
+    assert "is padded; give each text by itself" in refused(llava, padded)
+    pixels = torch.zeros(1, 3, 32, 32)
+    assert "does not take a text with its image" in refused(llava, {"input_ids": ids, "pixel_values": pixels})
+    words = load_model(build_family("llama"))
+    assert "comes with pixel_values, which LlamaForCausalLM does not take" in refused(
+        words, {"input_ids": ids, "pixel_values": pixels}
+    )

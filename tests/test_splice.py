@@ -14,7 +14,7 @@ from plain import layer_states, model_logits, run_replaced
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hyperlens.anatomy import find_layers
+from hyperlens.anatomy import study_anatomy
 from hyperlens.errors import ModelError
 from hyperlens.splice import Inputs, Probes, Splice, at_rest
 
@@ -286,9 +286,9 @@ def test_at_rest_switches_dropout_and_gradients_off_for_a_while() -> None:
 
 def test_layers_are_found_by_what_runs_whatever_the_configuration_counts() -> None:
     model = build_family("mixtral", num_local_experts=LAYERS)
-    assert find_layers(model) == tuple(model.model.layers)
+    assert study_anatomy(model).layers == tuple(model.model.layers)
     model.config.num_hidden_layers = 5  # by which this model cuts its own loop
-    assert find_layers(model) == tuple(model.model.layers)[:5]
+    assert study_anatomy(model).layers == tuple(model.model.layers)[:5]
 
 
 def test_a_model_without_a_list_of_layers_that_runs_is_refused() -> None:

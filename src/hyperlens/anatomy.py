@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hyperlens.errors import ModelError, is_memory_error
+from hyperlens.configuration import context_length, plain_token, text_config
+from hyperlens.errors import ModelError, first_sentence, is_memory_error
 
 _SIZES = ((2, 5), (3, 7))
 """Rows and tokens of the two calls; an axis of a state that goes from 2 to 3 counts rows, one from 5 to 7 tokens."""
@@ -53,9 +54,7 @@ def study_anatomy(model: PreTrainedModel) -> Anatomy:
     first, second = (_choose(model, _watch(model, *sizes)) for sizes in _call_sizes(model))
     name = type(model).__name__
     if [call.module for call in first] != [call.module for call in second]:
-        raise ModelError(
-            f"{name} runs other layers on another text, so that they have no fixed order; HyperLens cannot read it"
-        )
+        raise ModelError(f"{name} runs other layers on another text; HyperLens reads models whose layers run in a fixed order")
     layers = tuple(dict.fromkeys(call.module for call in first))
     shapes = {(tuple(one.given.shape), tuple(other.given.shape)) for one, other in zip(first, second, strict=True)}
     if len(shapes) > 1:
@@ -64,30 +63,6 @@ def study_anatomy(model: PreTrainedModel) -> Anatomy:
     width = tuple(size for axis, size in enumerate(first[0].given.shape) if axis not in axes)
     order = tuple(layers.index(call.module) for call in first)
     return Anatomy(layers, order, axes, width, tuple(_kind(call.returned) for call in first))
-
-
-def find_layers(model: PreTrainedModel) -> tuple[nn.Module, ...]:
-    """The decoder layers of a model. Raises ModelError."""
-    return study_anatomy(model).layers
-
-
-def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the model's language decoder."""
-    return model.config.get_text_config(decoder=True)
-
-
-def context_length(config: PreTrainedConfig) -> int | None:
-    """How many tokens the model's context holds; None where its configuration names no limit."""
-    length = getattr(config, "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 0 else None
-
-
-def rotary_boundary(config: PreTrainedConfig) -> int | None:
-    """Beyond how many tokens the rotary angles of a whole batch depend on its longest text; None where they never do."""
-    given = getattr(config, "rope_parameters", None) or {}
-    kinds = [given, *(part for part in given.values() if isinstance(part, dict))]
-    found = [kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
-    return min((length for length in found if length), default=None)
 
 
 def call_parameters(model: PreTrainedModel) -> set[str]:
@@ -111,25 +86,6 @@ def input_device(model: PreTrainedModel) -> torch.device:
         hook: Any = getattr(embedding, "_hf_hook", None)
         return torch.device(hook.execution_device)
     return embedding.weight.device
-
-
-def plain_token(config: PreTrainedConfig) -> int:
-    """A token id for places whose token does not matter; not a special one."""
-    special = special_tokens(config)
-    return next(token for token in range(len(special) + 1) if token not in special)
-
-
-def special_tokens(config: PreTrainedConfig) -> set[int]:
-    """Token ids that mean more than a word: padding, about which some models warn, places of an image, ends."""
-    named = (value for name, value in config.to_dict().items() if name.endswith(("_token_id", "_token_index")))
-    return {value for value in named if isinstance(value, int)}
-
-
-def image_tokens(config: PreTrainedConfig) -> set[int]:
-    """The token ids that stand for a piece of an image, a video or a sound."""
-    kinds = ("image_token", "video_token", "audio_token")
-    named = (value for name, value in config.to_dict().items() if name.startswith(kinds))
-    return {value for value in named if isinstance(value, int)}
 
 
 def eager() -> AbstractContextManager[Any]:
@@ -189,10 +145,9 @@ def _watch(model: PreTrainedModel, rows: int, tokens: int) -> list[_Call]:
         except Exception as error:
             if is_memory_error(error):
                 raise
-            reason = (str(error) or "-").splitlines()[0].rstrip(".")
             raise ModelError(
-                f"{type(model).__name__} does not run on a plain text (it raised {type(error).__name__}: {reason}); "
-                "HyperLens reads models that take token ids alone"
+                f"{type(model).__name__} does not run on a plain text (it raised {type(error).__name__}: "
+                f"{first_sentence(error)}); HyperLens reads models that take token ids alone"
             ) from None
     return calls
 

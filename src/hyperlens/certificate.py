@@ -8,7 +8,7 @@ between must lead from one recorded state to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperlens.anatomy import context_length, special_tokens
-from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, is_memory_error
+from hyperlens.configuration import context_length, special_tokens
+from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, first_sentence, is_memory_error
 from hyperlens.routing import CACHED_FORMS, CachedForm, route_cached, route_jump, run_recalling
 from hyperlens.splice import Inputs, Pass, Probes, Splice, Way, at_rest
 
@@ -33,7 +33,7 @@ LONGEST_PROMPT = 1032
 FORBIDDEN = -1e30
 """Logits below are those of tokens that the model never writes, such as the pieces of an image."""
 
-READ_OUT = ": its read-out takes more than the state that leaves the last layer"
+READ_OUT = ": its output depends on more than the state that leaves the last layer"
 """What it means where a state that was never moved is read otherwise than by the model."""
 
 
@@ -41,10 +41,10 @@ READ_OUT = ": its read-out takes more than the state that leaves the last layer"
 class Certificate:
     """What was proved of one model: in which `way` and `contexts` its lens is exact, and to what relative error.
 
-    `way` is how slices run, `cached_form` how `cached` does (None where it is not exact), `paddings` the sides on which texts
-    of a batch may be padded (on others, only texts of one length are batched). `max_error` is the largest
-    max|Δlogits| / max|logits| (states for the chain) over the checks that passed; `reason` says why a context, a padding, or
-    the whole model, is refused; `tokens` is the length of the prompt on which it was proved.
+    `way` is how slices run, `cached_form` how `cached` does (None where it is not exact; texts with images are replayed),
+    `paddings` the sides on which texts of a batch may be padded (else only texts of one length are batched).
+    `max_error` is the largest max|Δlogits| / max|logits| (states for the chain) over the checks that passed; `reason` says
+    why a context, a padding, or the whole model, is refused; `tokens` is the length of the prompt on which it was proved.
     """
 
     architecture: str
@@ -87,16 +87,18 @@ def error_bound(dtype: torch.dtype) -> float:
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """max|found − expected| / max|expected|; infinite where anything is not finite or the shapes differ.
 
-    Values below `FORBIDDEN`, which would dwarf all others, have to be in the same places in both, and are left out.
+    Values below `FORBIDDEN` (or near the least of a dtype), which would dwarf all others, have to be in the same places in
+    both, and are left out.
     """
     if found.shape != expected.shape:
         return math.inf
     if not found.numel():
         return 0.0
+    least = max(FORBIDDEN, torch.finfo(expected.dtype).min / 2)
     found, expected = found.float(), expected.float().to(found.device)
-    if expected.amin() < FORBIDDEN:
-        forbidden = expected < FORBIDDEN
-        if not torch.equal(found < FORBIDDEN, forbidden):
+    if expected.amin() < least:
+        forbidden = expected < least
+        if not torch.equal(found < least, forbidden):
             return math.inf
         found, expected = found[~forbidden], expected[~forbidden]
     error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
@@ -105,8 +107,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def certify(splice: Splice) -> Certificate:
     """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`."""
-    prover = _Prover(splice)
-    reasons = []
+    prover, reason = _Prover(splice), None
     with splice.lock, at_rest(splice.model):
         for way in ("bypass", "hook"):
             splice.way = way
@@ -114,9 +115,8 @@ def certify(splice: Splice) -> Certificate:
                 paddings, unpadded = prover.prove_paddings()
                 form, refused = prover.choose_cached(ragged="right" in paddings)
                 return prover.passed(way, form, paddings, [*refused, *unpadded])
-            reasons.append(reason)
     name = type(splice.model).__name__
-    return Certificate(name, splice.depth, False, None, (), None, "; ".join(dict.fromkeys(reasons)), prover.length)
+    return Certificate(name, splice.depth, False, None, (), None, reason, prover.length)
 
 
 class _Prover:
@@ -143,7 +143,7 @@ class _Prover:
         except Exception as error:
             if is_memory_error(error):
                 raise MemoryLimitError(LOAD_ADVICE) from None
-            reason = f"the model raised {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+            reason = f"the model raised {type(error).__name__}: {first_sentence(error)}"
         else:
             return None
         self.errors = {name: value for name, value in self.errors.items() if not name.startswith(context)}
@@ -280,7 +280,7 @@ class _Prover:
         return states + (16 * noise * states.float().std()).to(states.dtype)
 
 
-def check_jump(splice: Splice, inputs: Inputs, probes: Probes, depths: tuple[int, ...]) -> float:
+def check_jump(splice: Splice, inputs: Inputs, probes: Probes, depths: Collection[int]) -> float:
     """Relative error of D_m(h_{L−m}) against the model's own logits at the probes of one batch, the largest over `depths`."""
     last = splice.depth
     wanted = sorted({last, *(last - m for m in depths)})

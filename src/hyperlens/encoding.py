@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hyperlens.anatomy import context_length, image_tokens
-from hyperlens.errors import HyperLensWarning, InputError, ModelError
+from hyperlens.configuration import context_length, image_tokens
+from hyperlens.errors import HyperLensWarning, InputError, ModelError, first_sentence
 from hyperlens.models import Model
 from hyperlens.tasks.sample import Sample
 
@@ -153,13 +153,7 @@ def _reader(model: Model, sample: Sample, name: str) -> Reader:
             "processor's files, and install what that needs: pip install 'hyperlens[images]'"
         )
     images = [_open_image(file, name) for file in sample.images]
-    sign = getattr(model.processor, "image_token", None)
-    if sign and sample.prompt.count(sign) != len(images):
-        raise InputError(
-            f"the prompt of {name} has {sample.prompt.count(sign)} places for images ({sign}) and comes with {len(images)}; "
-            f"put {sign} where each image belongs"
-        )
-    return lambda text: _process(model.processor, tokenizer, text, images, name)
+    return lambda text: _process(model, text, images, name)
 
 
 def _open_image(file: str, name: str) -> Any:
@@ -172,38 +166,48 @@ def _open_image(file: str, name: str) -> Any:
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise InputError(f"the image {file} of {name} is not one that can be read; give a PNG or JPEG") from None
-    except OSError as error:
-        raise InputError(f"the image {file} of {name} cannot be read ({error.strerror or error}); give its file") from None
+    except Exception as error:  # what pillow raises on a damaged or a giant file has no common class
+        reason = getattr(error, "strerror", None) or first_sentence(error)
+        raise InputError(f"the image {file} of {name} cannot be read ({reason}); give its file") from None
 
 
-def _process(
-    processor: Any, tokenizer: PreTrainedTokenizerBase, text: str, images: list[Any], name: str
-) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+def _process(model: Model, text: str, images: list[Any], name: str) -> tuple[tuple[int, ...], dict[str, Tensor]]:
     """Token ids of a text with images, and their pixels and maps, by the model's own processor."""
+    processor: Any = model.processor
+    sign = getattr(processor, "image_token", None)
+    advice = "name each image where it belongs" if sign is None else f"put {sign} where each image belongs"
     try:
         made = processor(text=[text], images=images, return_tensors="pt")
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(f"the processor of this model refused {name} ({str(error).splitlines()[0].rstrip('.')})") from None
-    whole, beside = _split_processed(made, name)
-    ids = _without_end(tokenizer, whole, text)
-    return ids, {part: value[:, : len(ids)] if value.shape == (1, len(whole)) else value for part, value in beside.items()}
+    except Exception as error:  # each processor has its own way to find that text and images do not fit
+        raise InputError(f"the processor of {model.name} refused {name} ({first_sentence(error)}); {advice}") from None
+    whole, beside = _split_processed(made, model, name)
+    pieces = image_tokens(model.network.config)
+    if pieces and not pieces & set(whole):
+        raise InputError(f"{name} comes with {len(images)} images, and its prompt has no place for them; {advice}")
+    assert model.tokenizer is not None
+    ids = _without_end(model.tokenizer, whole, text)
+    return ids, {part: value[:, : len(ids)] if value.shape[:2] == (1, len(whole)) else value for part, value in beside.items()}
 
 
-def _split_processed(made: Mapping[str, Any], name: str) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+def _split_processed(made: Mapping[str, Any], model: Model, name: str) -> tuple[tuple[int, ...], dict[str, Tensor]]:
     """The ids of one text, and what a processor put beside them. Raises InputError."""
-    ids = made.get("input_ids")
+    ids, mask = made.get("input_ids"), made.get("attention_mask")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) != 1:
         raise InputError(f"{name} is what a processor made, but not of one text; expected input_ids of shape [1, tokens]")
+    if isinstance(mask, Tensor) and not mask.bool().all():
+        raise InputError(f"{name} is padded; give each text by itself, without padding")
     beside = {part: value for part, value in made.items() if part not in ("input_ids", "attention_mask")}
     for part, value in beside.items():
         if not isinstance(value, Tensor):
             raise InputError(f'{name} has {part} as {type(value).__name__}; expected a tensor, as with return_tensors="pt"')
+        if part not in model.splice.parameters:
+            raise InputError(f"{name} comes with {part}, which {model.name} does not take; give what its own processor makes")
     return tuple(ids[0].tolist()), beside
 
 
 def _encode_processed(given: Mapping[str, Any], model: Model, positions: str, name: str) -> Encoded:
     """What a processor made of one text and its images."""
-    ids, beside = _split_processed(given, name)
+    ids, beside = _split_processed(given, model, name)
     return replace(_encode_ids(ids, model.tokenizer, positions, name), beside=beside)
 
 

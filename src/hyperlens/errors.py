@@ -51,3 +51,8 @@ LOAD_ADVICE = "memory did not suffice for the model; load it with --dtype bfloat
 def is_memory_error(error: BaseException) -> bool:
     """Whether `error` says that memory did not suffice, in whose words ever."""
     return isinstance(error, MemoryError) or bool(re.search("out of memory|not enough memory|allocate memory", str(error)))
+
+
+def first_sentence(error: BaseException) -> str:
+    """What another's error says, as a part of a sentence of ours."""
+    return re.split(r"[.!?]?\s*\n|[.!?]\s+(?=[A-Z])", str(error).strip() or type(error).__name__)[0].rstrip(".:")

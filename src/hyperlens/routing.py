@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
+from hyperlens.configuration import rotary_boundary
 from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice
 
 CachedForm = Literal["rows", "steps", "replay"]
@@ -30,6 +31,9 @@ CACHED_FORMS: tuple[CachedForm, ...] = ("rows", "steps", "replay")
 
 QUERY_ROWS = 512
 """Most query rows of one `cached` pass: their mask and their attention to each other grow with the square of it."""
+
+TEMPORARIES = 24
+"""States' worth of memory that a token takes on its way through a layer."""
 
 LONGEST_WALK = 8
 """Tokens that are stepped over one by one from one probe to the next; beyond, the text is run afresh up to there."""
@@ -59,12 +63,13 @@ def run_recalling(
     splice: Splice, inputs: Inputs, record: Collection[int], probes: Probes, deepest: int, form: CachedForm
 ) -> tuple[Pass, Recall]:
     """Run the batch once for `cached` passes through at most the `deepest` layers: its states at the probes, and the recall."""
-    memory = Memory(splice.new_cache(deepest)) if form == "rows" and not inputs.beside else None
+    form = "replay" if _is_whole(splice, inputs) else form
+    memory = Memory(splice.new_cache(deepest)) if form == "rows" else None
     done = splice.run(inputs, record=record, probes=probes, memory=memory)
     if memory is not None:
         return done, Recall(form, memory.cache)
-    if form == "replay" or inputs.beside:
-        return done, Recall("replay")
+    if form == "replay":
+        return done, Recall(form)
     return done, Recall(
         form, texts=[_remember(splice, ids[: min(places, default=0)]) for ids, places, _ in _texts(inputs, probes)]
     )
@@ -93,7 +98,7 @@ def route_cached(
         if recall.form == "steps":
             routed[:, mine] = _route_steps(splice, ids, states[:, mine], start, places, recall.texts[number], batch_tokens)
         else:
-            text = Inputs(ids[None], beside=inputs.beside)
+            text = replace(inputs, ids=ids[None], mask=None, positions=None)
             routed[:, mine] = _route_replay(splice, text, states[:, mine], start, places, batch_tokens)
     return routed
 
@@ -158,6 +163,12 @@ def _query_call(
     return Inputs(inputs.ids.gather(1, places), full, own), Memory(cache, masks)
 
 
+def _is_whole(splice: Splice, inputs: Inputs) -> bool:
+    """Whether a text must not be cut: its tokens stand for an image, or its length decides its rotary angles."""
+    boundary = rotary_boundary(splice.config)
+    return bool(inputs.beside) or (boundary is not None and inputs.ids.shape[1] > boundary)
+
+
 def _texts(inputs: Inputs, probes: Probes) -> Iterator[tuple[Int[Tensor, "token"], list[int], list[int]]]:
     """Each row of the batch without its padding: its tokens, the places probed in it, in order, and which probes they are."""
     for row in range(len(inputs.ids)):
@@ -168,11 +179,15 @@ def _texts(inputs: Inputs, probes: Probes) -> Iterator[tuple[Int[Tensor, "token"
         yield inputs.ids[row, first:], (probes.positions[mine] - first).tolist(), mine.tolist()
 
 
-def _remember(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None = None) -> Memory | None:
-    """The model's own memory of a text, or of `memory` and what follows it; None of nothing."""
-    if not len(ids):
-        return memory
-    return splice.run(Inputs(ids[None]), memory=memory, read=False, remember=True).memory
+def _remember(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None = None, done: int = 0) -> Memory | None:
+    """The model's own memory of a text, or of `memory` of its first `done` tokens and what follows; None of nothing."""
+    return splice.remember(_place(ids[None], done), memory) if len(ids) else memory
+
+
+def _place(ids: Int[Tensor, "row token"], first: int) -> Inputs:
+    """Tokens that stand in a text from place `first` on; said to the model, which may count from an earlier text's image."""
+    places = torch.arange(first, first + ids.shape[1], device=ids.device)
+    return Inputs(ids, positions=places.expand(len(ids), -1))
 
 
 def _route_steps(
@@ -188,17 +203,29 @@ def _route_steps(
     memory, done, routed = begun.spread(1) if begun is not None else None, places[0], []
     for place, given in zip(places, states.unbind(1), strict=True):
         memory, done = _advance(splice, ids, memory, done, place), place
-        parts = given.split(max(1, batch_tokens // (place + 1)))
-        routed.append(torch.cat([_step(splice, ids[place], part, start, memory) for part in parts]))
+        parts = given.split(_rows_of_step(splice, given, start, memory, batch_tokens))
+        routed.append(torch.cat([_step(splice, ids[place], place, part, start, memory) for part in parts]))
     return torch.stack(routed, 1)
 
 
+def _rows_of_step(splice: Splice, states: Tensor, start: int, memory: Memory | None, batch_tokens: int) -> int:
+    """How many rows one step may have, each with a copy of the memory (and one more while it is made)."""
+    state = states[0].numel() * states.element_size()
+    kept = 0 if memory is None else 2 * memory.count_bytes(_shared(splice, start))
+    return max(1, batch_tokens * TEMPORARIES * state // (TEMPORARIES * state + kept))
+
+
+def _shared(splice: Splice, start: int) -> int:
+    """How many of the first layers a slice from `start` on leaves alone."""
+    return start if splice.way == "bypass" else 0
+
+
 def _step(
-    splice: Splice, token: Int[Tensor, ""], states: Float[Tensor, "state *width"], start: int, memory: Memory | None
+    splice: Splice, token: Int[Tensor, ""], place: int, states: Float[Tensor, "state *width"], start: int, memory: Memory | None
 ) -> Float[Tensor, "state *width"]:
-    """What leaves the last layer where `token` is the next one and each of `states` takes its place before layer `start`."""
-    spread = None if memory is None else memory.spread(len(states), start if splice.way == "bypass" else 0)
-    step = Inputs(token.expand(len(states), 1))
+    """What leaves the last layer where `token` comes next, at `place`, and each of `states` replaces its own before `start`."""
+    spread = None if memory is None else memory.spread(len(states), _shared(splice, start))
+    step = _place(token.expand(len(states), 1), place)
     done = splice.run(step, states[:, None], start, record=[splice.depth], memory=spread, read=False)
     return done.states[splice.depth][:, 0]
 
@@ -208,7 +235,7 @@ def _advance(splice: Splice, ids: Int[Tensor, "token"], memory: Memory | None, d
     if memory is None or place - done > LONGEST_WALK:
         return _remember(splice, ids[:place])
     for token in range(done, place):
-        memory = _remember(splice, ids[token : token + 1], memory)
+        memory = _remember(splice, ids[token : token + 1], memory, token)
     return memory
 
 
@@ -222,16 +249,15 @@ def _route_replay(
 ) -> Float[Tensor, "state probe *width"]:
     """Each state in its place among the text's own before layer `start`, all of which enter the layers after it.
 
-    What comes after the place is left away, since it cannot matter; only a text with an image stays whole, so that its
-    tokens go on standing for the image.
+    What comes after the place is left away where it cannot matter.
     """
     own = splice.run(text, record=[start], read=False).states[start]
     routed = []
     for place, given in zip(places, states.unbind(1), strict=True):
         end = Probes(*torch.tensor([[0], [place]], device=splice.device))
-        length = text.ids.shape[1] if text.beside else place + 1
+        length = text.ids.shape[1] if _is_whole(splice, text) else place + 1
         done = []
-        for part in given.split(max(1, batch_tokens // length)):
+        for part in given.split(max(1, batch_tokens // length) if text.blind or not text.beside else 1):
             stack = own[:, :length].repeat(len(part), *[1] * (own.ndim - 1))
             stack[:, place] = part
             short = replace(text, ids=text.ids[:, :length])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,12 +29,11 @@ from hyperlens.anatomy import (
     eager,
     given_state,
     input_device,
-    plain_token,
     returned_state,
     study_anatomy,
-    text_config,
     token_embedding,
 )
+from hyperlens.configuration import plain_token, text_config
 from hyperlens.errors import ModelError
 
 Way = Literal["bypass", "hook"]
@@ -47,29 +47,27 @@ class Inputs:
     `mask` is 1 on tokens and 0 on padding (or says, added to the attention scores, who sees whom); None where nothing is
     padded or the padding is on the right, which no token of a causal model can see. `positions` counts each row's own
     tokens from 0; None lets the model count. `beside` is what else its forward takes, such as the pixels of an image and a
-    map of the tokens that stand for it; then there is one row.
+    map of the tokens that stand for it; then there is one row. `blind` leaves the pixels away wherever states are given:
+    enough where they reach the model by its embedding alone.
     """
 
     ids: Int[Tensor, "row token"]
     mask: Int[Tensor, "row token"] | Float[Tensor, "row 1 token key"] | None = None
     positions: Int[Tensor, "row token"] | None = None
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+    blind: bool = False
 
     def pick(self, rows: slice) -> Inputs:
-        """Some rows of the batch."""
+        """Some rows of the batch; with something beside them there is only one."""
         mask, positions = (None if part is None else part[rows] for part in (self.mask, self.positions))
-        return Inputs(self.ids[rows], mask, positions, self.beside)
-
-    def blind(self) -> Inputs:
-        """The same without pixels: enough for a call whose states are given, since only they came from the pixels."""
-        return replace(self, beside={name: part for name, part in self.beside.items() if not part.is_floating_point()})
+        return replace(self, ids=self.ids[rows], mask=mask, positions=positions)
 
     def repeat(self, times: int) -> Inputs:
         """The whole batch `times` over: rows 0 … n−1, then again rows 0 … n−1."""
         mask = None if self.mask is None else self.mask.repeat(times, *[1] * (self.mask.ndim - 1))
         positions = None if self.positions is None else self.positions.repeat(times, 1)
         beside = {name: part.repeat(times, *[1] * (part.ndim - 1)) for name, part in self.beside.items()}
-        return Inputs(self.ids.repeat(times, 1), mask, positions, beside)
+        return Inputs(self.ids.repeat(times, 1), mask, positions, beside, self.blind)
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,10 @@ class Memory:
     masks: Mapping[int, Float[Tensor, "row 1 token key"]] = field(default_factory=dict)
     name: str = "past_key_values"
 
+    def count_bytes(self, start: int = 0) -> int:
+        """How much of it `spread` copies for each row."""
+        return _count_bytes(self.cache.layers[start:] if isinstance(self.cache, Cache) else self.cache)
+
     def spread(self, rows: int, start: int = 0) -> Memory:
         """A copy of the memory of one text for `rows` copies of it, so that a call which adds to it leaves this one as it is.
 
@@ -116,11 +118,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one call of the model gave: the states asked for, by number, logits of each row's last column, and its memory."""
+    """What one call of the model gave: the states asked for, by number, and the logits of each row's last column."""
 
     states: dict[int, Tensor]
     logits: Float[Tensor, "row vocabulary"]
-    memory: Memory | None = None
 
 
 class KeptLayer(CacheLayerMixin):
@@ -157,8 +158,7 @@ class Splice:
 
     State `l` of `depth` + 1 is what enters the layer that runs as number `l` + 1; state `depth` is what leaves the last one.
     Outside, every state is `[row, token, *width]`, whatever the order of its axes inside the model. `way` says how a slice is
-    run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins. `sees`
-    says whether a slice has to be shown an image again, as where its pixels reach later layers too.
+    run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins.
     Raises ModelError where the model has no such layers.
     """
 
@@ -171,8 +171,8 @@ class Splice:
         self.layers = self.anatomy.layers
         self.depth = len(self.anatomy.order)
         self.way: Way = "bypass"
-        self.sees = False
-        self._parameters = call_parameters(model)
+        self.filler = plain_token(self.config)  # for places whose token does not matter
+        self.parameters = call_parameters(model)
 
     @property
     def embedding(self) -> Tensor:
@@ -186,13 +186,12 @@ class Splice:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the residual states."""
-        return next(p.dtype for layer in self.layers for p in layer.parameters() if p.is_floating_point())
-
-    @property
-    def filler(self) -> int:
-        """A token id for places whose token does not matter."""
-        return plain_token(self.config)
+        """The precision of the layers: that of most of their floating-point weights."""
+        sizes: Counter[torch.dtype] = Counter()
+        for layer in self.layers:
+            for weight in layer.parameters():
+                sizes[weight.dtype] += weight.numel() if weight.is_floating_point() else 0
+        return max(sizes, key=sizes.__getitem__)
 
     def window(self, layer: int) -> int | None:
         """How many tokens, itself counted, a token sees in layer `layer` (from 0); None where it sees all before it."""
@@ -227,28 +226,41 @@ class Splice:
         probes: Probes | None = None,
         memory: Memory | None = None,
         read: bool = True,
-        remember: bool = False,
     ) -> Pass:
         """Call the model once; with `states`, let them enter at state `start` and run only layers `start` + 1 … `stop`.
 
         `record` names the states to give back, at the `probes` or whole. Logits are those of the last column; they mean
         something only where `stop` is the depth; without `read` there are none, and no row goes through the unembedding.
-        With `remember` the memory that the model makes of the call is given back; a given `memory` may be added to.
-        Raises ModelError where a state was asked for that never passed, or a memory that the model does not make.
+        The model may add the call to its `memory`. Raises ModelError where a state was asked for that never passed.
         """
         stop = self.depth if stop is None else stop
         bypass = states is not None and self.way == "bypass"
         skipped = {number for number in range(self.depth) if not start <= number < stop} if bypass else set()
-        inputs = inputs.blind() if bypass and not self.sees else inputs
         masks = memory.masks if memory is not None else {}
-        visit = _Visit(self.anatomy, start, states, skipped, set(record), probes, masks, self.device)
+        visit = _Visit(self.anatomy, tuple(inputs.ids.shape), start, states, skipped, set(record), probes, masks, self.device)
+        if states is not None and inputs.blind:
+            inputs = replace(
+                inputs, beside={name: part for name, part in inputs.beside.items() if not part.is_floating_point()}
+            )
         with self.lock, eager(), _wrapped(self.layers, visit):
-            output = self._call(inputs, memory, read, remember)
+            output = self._call(inputs, memory, read, memory is not None)
         if missing := set(record) - set(visit.recorded):
             raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
         logits = output.logits.to(self.device)
         logits = logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
-        return Pass(visit.recorded, logits, self._memory_of(output) if remember else None)
+        return Pass(visit.recorded, logits)
+
+    def remember(self, inputs: Inputs, memory: Memory | None = None) -> Memory:
+        """The model's own memory of a text, or of what `memory` is of and the text behind it; `memory` may be added to.
+
+        Raises ModelError where the model makes none.
+        """
+        with self.lock, eager():
+            output = self._call(inputs, memory, read=False, remember=True)
+        for name, value in output.items():
+            if name in self.parameters and value is not None:
+                return Memory(value, name=name)
+        raise ModelError(f"{type(self.model).__name__} gives no memory of a text back that it would take again")
 
     def head(self, states: Float[Tensor, "probe *width"]) -> Float[Tensor, "probe vocabulary"]:
         """All that the model does after its last layer, done by the model itself to each of `states`."""
@@ -262,16 +274,9 @@ class Splice:
         last = [inputs.ids.shape[1] - 1] if read else []
         kept = torch.tensor(last, dtype=torch.long, device=inputs.ids.device)
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
-        wanted |= {"use_cache": remember or memory is not None} | ({} if memory is None else {memory.name: memory.cache})
-        known = {name: value for name, value in wanted.items() if value is not None and name in self._parameters}
+        wanted |= {"use_cache": remember} | ({} if memory is None else {memory.name: memory.cache})
+        known = {name: value for name, value in wanted.items() if value is not None and name in self.parameters}
         return self.model(input_ids=inputs.ids, **known, **inputs.beside)
-
-    def _memory_of(self, output: Mapping[str, Any]) -> Memory:
-        """What a call gave back that the next one takes under the same name."""
-        for name, value in output.items():
-            if name in self._parameters and value is not None:
-                return Memory(value, name=name)
-        raise ModelError(f"{type(self.model).__name__} gives no memory of a text back that it would take again")
 
 
 @dataclass
@@ -279,6 +284,7 @@ class _Visit:
     """What one call of the model does to its layers, and the states that it recorded, all brought to the device `home`."""
 
     anatomy: Anatomy
+    shape: tuple[int, ...]
     start: int
     states: Tensor | None
     skipped: set[int]
@@ -335,6 +341,11 @@ class _Visit:
     def _keep(self, number: int, hidden: Tensor) -> None:
         if number in self.record:
             state = hidden.movedim(self.anatomy.axes, (0, 1))
+            if state.shape[:2] != self.shape:
+                raise ModelError(
+                    f"this model makes states of shape {list(state.shape[:2])} from tokens of shape {list(self.shape)}, as "
+                    "where an image stands in front of the text; HyperLens reads one state for each token"
+                )
             self.recorded[number] = (state if self.probes is None else self.probes.pick(state)).to(self.home)
 
 
@@ -346,6 +357,14 @@ def _with_state(output: Any, state: Tensor) -> Any:
 def _sequence(kind: Any, items: tuple[Any, ...]) -> Any:
     """A tuple, list or named tuple of the items."""
     return kind(*items) if hasattr(kind, "_fields") else kind(items)
+
+
+def _count_bytes(value: Any) -> int:
+    """The bytes of all tensors in a structure."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, dict) else vars(value).values() if hasattr(value, "__dict__") else value
+    return sum(map(_count_bytes, parts)) if isinstance(parts, Iterable) and not isinstance(parts, str) else 0
 
 
 def _spread(value: Any, rows: int) -> Any:

@@ -113,7 +113,7 @@ def _jump(
     """States 0 … `count` − 1 through the layers after `count`, as many in one call as `stack_tokens` allows."""
     texts, length = inputs.ids.shape
     rows = max(1, min(texts, stack_tokens // length))
-    each = max(1, stack_tokens // (rows * length))
+    each = max(1, stack_tokens // (rows * length)) if inputs.blind or not inputs.beside else 1
     routed = states[count].new_empty(count, len(probes.rows), *states[count].shape[2:])
     for first in range(0, texts, rows):
         part = slice(first, first + rows)

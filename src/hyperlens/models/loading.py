@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import weakref
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
@@ -33,7 +34,15 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hyperlens.errors import LOAD_ADVICE, InputError, MemoryLimitError, ModelError, is_memory_error
+from hyperlens.errors import (
+    LOAD_ADVICE,
+    HyperLensWarning,
+    InputError,
+    MemoryLimitError,
+    ModelError,
+    first_sentence,
+    is_memory_error,
+)
 from hyperlens.models.precision import DTYPES, QUANTISED, choose_precision, finish_quantised, require_extra
 from hyperlens.models.quiet import quiet
 
@@ -281,7 +290,7 @@ def _add_adapter(network: PreTrainedModel, place: Place) -> None:
     except SafetensorError as error:
         raise ModelError(f"the safetensors of {place.name} are damaged ({error}); copy or download them again") from None
     except Exception as error:  # each kind of adapter has its own way to say that it does not fit
-        reason = _first_sentence(error)
+        reason = first_sentence(error)
         raise ModelError(f"the adapter {place.name} does not fit its base ({reason}); give the base it was made for") from None
     if wrong := sorted({*result.missing_keys, *result.unexpected_keys}):
         raise ModelError(
@@ -298,11 +307,13 @@ def _with_tokenizer(place: Place, base: Place) -> Place:
 
 
 def _load_processor(place: Place) -> ProcessorMixin | None:
-    """The processor of a model that takes images; None where it cannot be had, since texts can be read without it."""
+    """The processor of a model that takes images; None where it cannot be had, with a warning, since texts need none."""
     try:
         with quiet():
             processor = AutoProcessor.from_pretrained(place.where, **place.options)
-    except Exception:  # each processor has its own way to miss a file or a package
+    except Exception as error:  # each processor has its own way to miss a file or a package
+        message = f"{place.name} can be given no images, since its processor cannot be loaded ({first_sentence(error)})"
+        warnings.warn(message, HyperLensWarning, stacklevel=2)
         return None
     return processor if isinstance(processor, ProcessorMixin) else None
 
@@ -322,7 +333,7 @@ def _load_tokenizer(place: Place) -> PreTrainedTokenizerBase:
 
 def _explain(place: Place, error: Exception) -> str:
     """One sentence for what transformers raised."""
-    reason = _first_sentence(error)
+    reason = first_sentence(error)
     if "gguf_file" in place.options:
         return f"{place.name} cannot be loaded ({reason}); expected a complete GGUF file of a causal language model"
     if place.folder is not None:
@@ -330,7 +341,3 @@ def _explain(place: Place, error: Exception) -> str:
     if "safetensors" in reason:
         return f"{place.name} offers no safetensors on the hub ({reason}); convert it with save_pretrained and give the folder"
     return f"there is no folder {place.name}, and the hub could not give it ({reason}); give a folder, or go online"
-
-
-def _first_sentence(error: Exception) -> str:
-    return re.split(r"[.!?]?\s*\n|[.!?]\s+(?=[A-Z])", str(error).strip() or type(error).__name__)[0].rstrip(".:")

@@ -15,18 +15,17 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from hyperlens.anatomy import rotary_boundary
 from hyperlens.certificate import check_jump, error_bound, pad_texts, relative_error
+from hyperlens.configuration import rotary_boundary
 from hyperlens.encoding import Encoded
-from hyperlens.errors import CertificateError, InputError, ModelError
+from hyperlens.errors import CertificateError, InputError, ModelError, first_sentence, is_memory_error
 from hyperlens.lenses import Lens
 from hyperlens.lenses.lens import route_batch
 from hyperlens.models import Model
 from hyperlens.readings import needs_output, read_logits
+from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes
 from hyperlens.tracing.limits import Limits
-
-_TEMPORARIES = 24
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Job:
     @property
     def stack_tokens(self) -> int:
         """Tokens that go through the deepest layers at once."""
-        return self.limits.share(4, _TEMPORARIES * self.width)
+        return self.limits.share(4, TEMPORARIES * self.width)
 
 
 @dataclass
@@ -84,8 +83,8 @@ class Table:
 def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
     """All texts, longest first, so that what does not fit shows at once; rows come back in the order of the texts."""
     order = sorted(range(len(encoded)), key=lambda number: -len(fed_tokens(encoded[number])))
-    seen = [number for number in order if encoded[number].beside][:1]
-    error = max(_prove_text(job, encoded[number], number) for number in dict.fromkeys([order[0], *seen]))
+    longest = next((number for number in order if not encoded[number].beside), order[0])
+    error = prove_longest(job, encoded[longest], longest)
     tables = []
     with _progress(job, len(encoded)) as advance:
         for numbers in make_batches(job, encoded, order):
@@ -102,9 +101,10 @@ def fed_tokens(text: Encoded) -> tuple[int, ...]:
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
     """Texts of similar length together, as many as `batch_tokens` allows.
 
-    Of one length, where padding is not exact or a longer text would change the rotary angles of the others; a text with an
-    image stands alone.
+    Of one length, where padding is not exact or a longer text would change the rotary angles of the others. A text with an
+    image stands alone, as does one whose own memory is kept for steps of generation.
     """
+    stepped = job.lens.context == "cached" and job.model.certificate.cached_form == "steps"
     padded = job.limits.padding_side in job.model.certificate.paddings
     boundary = rotary_boundary(job.model.splice.config)
     batch: list[int] = []
@@ -112,7 +112,7 @@ def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> 
         longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
         mixed = padded and (boundary is None or longest <= boundary)
         fits = longest * (len(batch) + 1) <= job.batch_tokens and (mixed or longest == len(fed_tokens(encoded[number])))
-        alone = batch and (encoded[number].beside or encoded[batch[0]].beside)
+        alone = batch and (stepped or encoded[number].beside or encoded[batch[0]].beside)
         if batch and (alone or not fits):
             yield batch
             batch = []
@@ -128,30 +128,54 @@ def prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
     rows = [row for row, text in enumerate(texts) for _ in text.positions]
     columns = [start + place for text, start in zip(texts, starts, strict=True) for place in text.positions]
     probes = Probes(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
-    return replace(inputs, beside=_beside(texts[0], device)), probes
+    beside = {name: part.to(device) for name, part in cut_beside(texts[0], len(fed_tokens(texts[0]))).items()}
+    return replace(inputs, beside=beside), probes
 
 
-def _beside(text: Encoded, device: torch.device) -> dict[str, Tensor]:
-    """What comes beside the tokens of a text, its maps of them as long as what is fed."""
-    whole, length = (1, len(text.ids)), len(fed_tokens(text))
-    parts = {name: part[:, :length] if part.shape == whole else part for name, part in text.beside.items()}
-    return {name: part.to(device) for name, part in parts.items()}
+def cut_beside(text: Encoded, length: int) -> dict[str, Tensor]:
+    """What comes beside the tokens of a text, its maps of them cut, or filled with zeros, to `length`."""
+    whole, more = (1, len(text.ids)), length - len(text.ids)
+    return {
+        name: torch.nn.functional.pad(part, [0, 0] * (part.ndim - 2) + [0, more]) if part.shape[:2] == whole else part
+        for name, part in text.beside.items()
+    }
 
 
-def _prove_text(job: Job, text: Encoded, number: int) -> float:
-    """In the `jump` context, and beside an image: that the routed path gives the model's own output on the longest text."""
+def prove_longest(job: Job, text: Encoded, number: int) -> float:
+    """In the `jump` context: that the routed path gives the model's own output on the longest text."""
     splice = job.model.splice
-    if not max(job.depths) or (job.lens.context != "jump" and not text.beside):
+    if not max(job.depths) or job.lens.context != "jump" or text.beside:
         return 0.0
     inputs, probes = prepare_batch(job, [replace(text, positions=text.positions[-1:])])
     error = check_jump(splice, inputs, probes, job.depths)
-    exact = error <= error_bound(splice.dtype)
-    if text.beside and not exact and not splice.sees:
-        splice.sees = True
-        return _prove_text(job, text, number)
-    if not exact and not torch.isfinite(splice.run(inputs).logits).all():
+    if not error <= error_bound(splice.dtype) and not torch.isfinite(splice.run(inputs).logits).all():
         _refuse_infinite(job, inputs, [number])
     return _check_error(job, error, "the longest text")
+
+
+def prove_image(job: Job, inputs: Inputs, probes: Probes) -> tuple[Inputs, float]:
+    """A text with an image as it is to be routed: shown the pixels again only where it must be; and the error of that.
+
+    Proved at every probe and focal depth, and the model's own output against a call with nothing of ours in its way. Raises
+    InputError where the model cannot take the text with its image.
+    """
+    splice, depths, name = job.model.splice, sorted({0, *job.depths}), job.model.name
+    kept = {"logits_to_keep": probes.positions} if "logits_to_keep" in splice.parameters else {}
+    try:
+        plain = job.model.network(input_ids=inputs.ids, **kept, **inputs.beside).logits
+    except Exception as error:  # each model has its own way to find that image and text do not fit
+        if is_memory_error(error):
+            raise
+        reason = first_sentence(error)
+        raise InputError(f"{name} does not take a text with its image ({reason}); give what its processor makes") from None
+    own = splice.head(splice.run(inputs, record=[splice.depth], probes=probes).states[splice.depth])
+    error = relative_error(own, plain[0] if kept else probes.pick(plain))
+    _check_error(job, error, "a text with an image")
+    blind = replace(inputs, blind=True)
+    unseen = check_jump(splice, blind, probes, depths)
+    if unseen <= error_bound(splice.dtype):
+        return blind, max(error, unseen)
+    return inputs, max(error, _check_error(job, check_jump(splice, inputs, probes, depths), "a text with an image"))
 
 
 def _check_error(job: Job, error: float, where: str) -> float:
@@ -168,6 +192,7 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     texts = [encoded[number] for number in numbers]
     splice = job.model.splice
     inputs, probes = prepare_batch(job, texts)
+    inputs, seen = prove_image(job, inputs, probes) if inputs.beside else (inputs, 0.0)
     form = job.model.certificate.cached_form or "rows"
     routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form)
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
@@ -175,7 +200,7 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     owned = _read_own(job, routed.own, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)
     ends = (probes.positions == inputs.ids.shape[1] - 1).nonzero().squeeze(1)
     own_ends = torch.cat([splice.head(routed.own[part]) for part in ends.split(job.logit_rows)])
-    error = _check_error(job, relative_error(own_ends, routed.logits[probes.rows[ends]]), "a batch")
+    error = max(seen, _check_error(job, relative_error(own_ends, routed.logits[probes.rows[ends]]), "a batch"))
     layers = job.model.layers
     shape = (len(probes.rows), len(job.depths), layers + 1)
     kept = {name: values[:, None, None].expand(*shape, *values.shape[1:]).clone() for name, values in owned.readings.items()}

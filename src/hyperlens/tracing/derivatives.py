@@ -9,19 +9,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from hyperlens.encoding import encode_samples
+from hyperlens.encoding import Given, encode_samples
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens
 from hyperlens.models import Model
 from hyperlens.routing import route_jump
 from hyperlens.splice import Inputs, Probes, at_rest
-from hyperlens.tasks.sample import Sample
-from hyperlens.tracing.batches import Job, make_batches, prepare_batch
+from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_longest
 from hyperlens.tracing.limits import Limits, explain_memory
 
 
 def differentiate_steps(
-    model: Model, samples: Iterable[str | Sample], focal_depths: tuple[int, ...], limits: Limits | None = None
+    model: Model, samples: Iterable[Given], focal_depths: tuple[int, ...], limits: Limits | None = None
 ) -> xr.DataArray:
     """Derivative of the confidence along the next step, at the last token of each prompt, in the context `jump`.
 
@@ -37,8 +36,11 @@ def differentiate_steps(
     encoded = encode_samples(samples, model, "last")
     job = Job(model, lens, depths, ("probability",), "output", limits)
     slopes = np.full((len(encoded), len(depths), model.layers), np.nan)
+    order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number].ids))
     with model.splice.lock, at_rest(model.network, gradients=True), explain_memory(limits):
-        for numbers in make_batches(job, encoded, sorted(range(len(encoded)), key=lambda number: -len(encoded[number].ids))):
+        with torch.no_grad():
+            prove_longest(job, encoded[order[0]], order[0])
+        for numbers in make_batches(job, encoded, order):
             inputs, probes = prepare_batch(job, [encoded[number] for number in numbers])
             states, reference = _run_plainly(job, inputs, probes)
             for place, depth in enumerate(depths):

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch.nn import functional
 
 from hyperlens import effort
-from hyperlens.anatomy import context_length, image_tokens
+from hyperlens.configuration import context_length, image_tokens
 from hyperlens.encoding import REFERENCES, Encoded, Given, check_length, encode_samples, letter_options
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
@@ -20,7 +19,7 @@ from hyperlens.models import Model
 from hyperlens.readings import check_readings
 from hyperlens.splice import at_rest
 from hyperlens.tasks.sample import Sample
-from hyperlens.tracing.batches import Job, fed_tokens, read_texts
+from hyperlens.tracing.batches import Job, cut_beside, fed_tokens, read_texts
 from hyperlens.tracing.labels import label_table
 from hyperlens.tracing.limits import Limits, explain_memory
 from hyperlens.trajectory import Trajectory
@@ -127,9 +126,7 @@ def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -
 
 def _lengthened(text: Encoded, ids: tuple[int, ...]) -> Encoded:
     """The text with more tokens, none of which is a piece of an image."""
-    whole, more = (1, len(text.ids)), len(ids) - len(text.ids)
-    beside = {name: functional.pad(part, (0, more)) if part.shape == whole else part for name, part in text.beside.items()}
-    return replace(text, ids=ids, beside=beside)
+    return replace(text, ids=ids, beside=cut_beside(text, len(ids)))
 
 
 def _continue_greedily(model: Model, text: Encoded, room: int, end: int | list[int] | None) -> list[int]:
