@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from families import LAYERS, build_family, build_tokenizer, random_ids
+from plain import layer_states, replace_one
 from traced import CONTEXTS, SIDES, TEXTS, loaded, same
 
+from hyperlens import routing
 from hyperlens.configuration import rotary_boundary
 from hyperlens.lenses import HyperLens, LogitLens
 from hyperlens.models import load_model
@@ -111,6 +113,33 @@ def test_a_long_text_does_not_change_the_rotary_angles_of_the_others_in_its_batc
     together = trace(model, texts, HyperLens((0, 2))).to_numpy("probability")
     alone = np.concatenate([trace(model, [text], HyperLens((0, 2))).to_numpy("probability") for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["rows", "steps"])
+def test_beyond_the_boundary_of_the_angles_cached_reads_the_whole_text(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    network = build_family("phi3", rope_parameters=rope, original_max_position_embeddings=12, sliding_window=None)
+    model = load_model(network, build_tokenizer())
+    model = replace(model, certificate=replace(model.certificate, cached_form=form))
+    text = random_ids(1, 20)[0].tolist()
+    monkeypatch.setattr(routing, "QUERY_ROWS", 12)
+    found = trace(model, [text], HyperLens((3,), "cached"), "all")
+    states = layer_states(network, torch.tensor([text]))
+    left = replace_one(network, torch.tensor(text), LAYERS - 3, 5, states[1][:1, 5])
+    with torch.no_grad():
+        own = model.splice.head(left)[0].softmax(-1)
+    assert float(found.to_numpy()[5, 0, 1]) == pytest.approx(float(own[found.data["reference_id"].values[5]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["mamba", "bloom"])
+def test_steps_in_little_memory_read_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trace(loaded(family), TEXTS, HyperLens((2,), "cached"), "all")
+    sizes: list[int] = []
+    step = routing._step
+    monkeypatch.setattr(routing, "_step", lambda *args: sizes.append(len(args[3])) or step(*args))
+    monkeypatch.setattr(batches.Job, "stack_tokens", 2)
+    same(trace(loaded(family), TEXTS, HyperLens((2,), "cached"), "all"), whole)
+    assert 1 in sizes and max(sizes) < LAYERS - 2 + 1
 
 
 def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,15 @@ def test_of_the_decoder_only_models_95_in_100_are_certified_in_jump_and_85_in_ca
     assert counts["cached"] >= 0.85 * counts["decoder-only and built"]
 
 
+def test_the_readme_has_the_counts_of_the_table() -> None:
+    words = " ".join((DOCS.parent / "README.md").read_text().split())
+    causal, seeing = TABLE["summary"]["causal"], TABLE["summary"]["image-text"]
+    assert f"Of the {causal['names']} names that transformers {TABLE['transformers'].rpartition('.')[0]} registers" in words
+    assert f"{causal['decoder-only and built']} could be built" in words and f"proved on {causal['jump']} of them" in words
+    assert causal["jump"] == causal["cached"], "the sentence says: in both contexts"
+    assert f"proved on {seeing['jump']} of the {seeing['decoder-only and built']} image–text models" in words
+
+
 def test_prompts_with_an_image_are_read_within_the_bound() -> None:
     errors = [row["image_error"] for row in TABLE["rows"] if "image_error" in row]
     assert len(errors) >= 4 and max(errors) <= 1e-5

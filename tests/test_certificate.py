@@ -260,6 +260,16 @@ def test_a_head_that_gives_nan_is_told_from_the_layers() -> None:
     assert reason is not None and "logits are NaN or infinite though all layers are finite" in reason
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_of_tokens_that_are_never_written_neither_hide_nor_make_an_error(dtype: torch.dtype) -> None:
+    least = torch.finfo(dtype).min
+    own = torch.tensor([least, 1.0, 2.0], dtype=dtype)
+    assert relative_error(torch.tensor([least, 1.0, 2.5], dtype=dtype), own) == 0.25
+    assert relative_error(torch.tensor([least, torch.nan, 2.0], dtype=dtype), own) == float("inf")
+    assert relative_error(torch.tensor([3.0, 1.0, 2.0], dtype=dtype), own) == float("inf")
+    assert relative_error(torch.tensor([least, least, 2.0], dtype=dtype), own) == float("inf")
+
+
 def test_relative_error_is_infinite_where_anything_cannot_be_compared() -> None:
     ones = torch.ones(2, 3)
     assert relative_error(ones, ones) == 0.0

@@ -156,10 +156,14 @@ def prove_longest(job: Job, text: Encoded, number: int) -> float:
 def prove_image(job: Job, inputs: Inputs, probes: Probes) -> tuple[Inputs, float]:
     """A text with an image as it is to be routed: shown the pixels again only where it must be; and the error of that.
 
-    Proved at every probe and focal depth, and the model's own output against a call with nothing of ours in its way. Raises
-    InputError where the model cannot take the text with its image.
+    Proved at every focal depth and the probes (as many of them, evenly spread, as logits may be held at once), and the
+    model's own output against a call with nothing of ours in its way. Raises InputError where the model cannot take the text
+    with its image.
     """
     splice, depths, name = job.model.splice, sorted({0, *job.depths}), job.model.name
+    last = len(probes.rows) - 1
+    spread = torch.linspace(0, last, min(last + 1, job.logit_rows)).round().long().to(probes.rows.device)
+    probes = Probes(probes.rows[spread], probes.positions[spread])
     kept = {"logits_to_keep": probes.positions} if "logits_to_keep" in splice.parameters else {}
     try:
         plain = job.model.network(input_ids=inputs.ids, **kept, **inputs.beside).logits
