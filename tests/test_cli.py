@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from loading import save_llava
 
 from hyperlens import cli
 
@@ -69,6 +70,16 @@ def test_an_answer_token_is_read_where_it_is_predicted(call):
     (token,) = json.loads(out)["samples"][0]["tokens"]
     assert status == 0 and token["position"] == 4 and token["reference"] == "9" and token["output"] == "7"
     assert token["effort"]["0"] is None
+
+
+def test_trace_takes_images_where_the_model_does(call, tmp_path):
+    save_llava(tmp_path / "llava", "cat.png")
+    image = tmp_path / "llava" / "cat.png"
+    words = ("trace", tmp_path / "llava", "w20 <image> w30", "--image", image, "--focal-depth", "0,2", "--json")
+    status, out, _ = call(*words)
+    assert status == 0 and [token["position"] for token in json.loads(out)["samples"][0]["tokens"]] == [17]
+    status, _, err = call("trace", "reference", "Ada's friend is", "--image", image)
+    assert status == 2 and "came without a processor of images" in err
 
 
 def test_trace_draws_and_saves(call, tmp_path):

@@ -14,6 +14,7 @@ from families import IMAGE_PROMPTS, LAYERS, build_family, build_image_family, bu
 from loading import save_llava
 from sentences import is_one_sentence
 
+from hyperlens.encoding import Encoded
 from hyperlens.errors import CertificateError, InputError, ModelError
 from hyperlens.lenses import HyperLens
 from hyperlens.models import Model, load_model
@@ -76,7 +77,7 @@ def looks(model: Model, depths: tuple[int, ...], inputs: Any, monkeypatch: pytes
 def test_states_are_routed_without_a_second_look_at_the_pixels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, blind = looks(loaded(family), (0, 2), image_inputs(family), monkeypatch)
     assert seen == {True}
-    monkeypatch.setattr(batches, "prove_image", lambda job, inputs, probes: (inputs, 0.0))
+    monkeypatch.setattr(batches, "prove_image", lambda job, inputs, probes, number: (inputs, 0.0))
     np.testing.assert_allclose(blind, confidence(loaded(family), image_inputs(family), positions="all"), atol=1e-6)
 
 
@@ -102,6 +103,31 @@ def test_an_image_leaves_nothing_behind_for_the_texts_after_it(context: str) -> 
     confidence(model, image_inputs("qwen3_5"), lens)
     np.testing.assert_allclose(confidence(model, [text], lens), before, atol=1e-6)
     assert load_model(model.network).certificate == model.certificate
+
+
+@pytest.mark.parametrize("positions", ["last", "generated"])
+def test_an_image_that_does_not_fit_its_text_is_refused_however_it_is_read(positions: str) -> None:
+    inputs = image_inputs("llava") | {"input_ids": torch.full((1, 9), 20)}
+    with pytest.raises(InputError, match="LlavaForConditionalGeneration does not take a text with its image"):
+        trace(loaded("llava"), inputs, HyperLens((0,)), positions)
+    with pytest.raises(InputError, match="LlavaForConditionalGeneration does not take a text with its image"):
+        differentiate_steps(loaded("llava"), [inputs], (1,))
+
+
+def test_an_image_that_is_not_finite_is_named_as_what_it_is() -> None:
+    inputs = image_inputs("llava")
+    inputs["pixel_values"] = inputs["pixel_values"] * torch.inf
+    with pytest.raises(ModelError, match="gives NaN or infinite logits"):
+        trace(loaded("llava"), inputs, HyperLens((0,)))
+
+
+def test_maps_of_tokens_are_cut_and_go_on_as_generation_lets_them() -> None:
+    maps = {"kinds": torch.tensor([[0, 1, 1]]), "sees": torch.tensor([[[1, 0], [1, 1], [0, 1]]]), "pixels": torch.ones(1, 3, 2)}
+    text = Encoded(Sample(""), (5, 6, 7), (2,), beside=maps)
+    longer, shorter = batches.cut_beside(text, 5), batches.cut_beside(text, 2)
+    assert longer["kinds"].tolist() == [[0, 1, 1, 0, 0]] and shorter["kinds"].tolist() == [[0, 1]]
+    assert longer["sees"].tolist() == [[[1, 0], [1, 1], [0, 1], [0, 1], [0, 1]]] and shorter["sees"].shape == (1, 2, 2)
+    assert longer["pixels"].shape == shorter["pixels"].shape == (1, 3, 2), "pixels are no map, whatever their number"
 
 
 def test_derivatives_see_the_image() -> None:
@@ -205,7 +231,7 @@ def test_what_a_processor_made_is_refused_where_it_is_not_one_text(llava: Model)
     assert "is padded; give each text by itself" in refused(llava, padded)
     pixels = torch.zeros(1, 3, 32, 32)
     assert "does not take a text with its image" in refused(llava, {"input_ids": ids, "pixel_values": pixels})
-    words = load_model(build_family("llama"))
-    assert "comes with pixel_values, which LlamaForCausalLM does not take" in refused(
-        words, {"input_ids": ids, "pixel_values": pixels}
-    )
+    assert "comes with labels, which" in refused(llava, {"input_ids": ids, "labels": ids})
+    assert trace(llava, {"input_ids": ids, "token_type_ids": 0 * ids}, HyperLens((0,))).data.sizes["token"] == 1
+    said = refused(load_model(build_family("llama")), {"input_ids": ids, "pixel_values": pixels})
+    assert "comes with pixel_values, which LlamaForCausalLM does not take" in said

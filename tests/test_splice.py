@@ -141,6 +141,14 @@ def test_the_models_own_read_out_is_the_head_its_authors_wrote(family: str) -> N
         torch.testing.assert_close(splice.head(state[:, -1]), HEADS[family](model, state[:, -1]), rtol=0, atol=1e-5)
 
 
+def test_the_precision_is_that_of_the_states_or_of_most_weights_whichever_is_narrower() -> None:
+    model = build_family("llama", dtype=torch.bfloat16)
+    model.model.layers[0].register_parameter("adapter", nn.Parameter(torch.zeros(10**6)))
+    assert Splice(model).dtype == torch.bfloat16
+    assert Splice(build_family("mamba", dtype=torch.bfloat16, residual_in_fp32=True)).dtype == torch.bfloat16
+    assert Splice(build_family("llama")).dtype == torch.float32
+
+
 def test_many_states_are_read_out_as_each_of_them_alone() -> None:
     splice = Splice(build_family("gemma2"))
     states = torch.randn(5, 32)

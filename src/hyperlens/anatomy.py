@@ -29,14 +29,15 @@ class Anatomy:
     """The decoder layers of a model, and the shape of the states between them.
 
     `order` has, for each call of a layer in one pass, which of `layers` it is of: one call each in most models, several in
-    one that loops. `axes` are those of rows and tokens in a state, `width` its other sizes. `returns` says of each call
-    whether it gives a tensor (None), or which kind of sequence, of how many.
+    one that loops. `axes` are those of rows and tokens in a state, `width` its other sizes, `dtype` its precision. `returns`
+    says of each call whether it gives a tensor (None), or which kind of sequence, of how many.
     """
 
     layers: tuple[nn.Module, ...]
     order: tuple[int, ...]
     axes: tuple[int, int]
     width: tuple[int, ...]
+    dtype: torch.dtype
     returns: tuple[tuple[type, int] | None, ...]
 
 
@@ -62,7 +63,7 @@ def study_anatomy(model: PreTrainedModel) -> Anatomy:
     axes = _find_axes(name, *shapes.pop(), _call_sizes(model))
     width = tuple(size for axis, size in enumerate(first[0].given.shape) if axis not in axes)
     order = tuple(layers.index(call.module) for call in first)
-    return Anatomy(layers, order, axes, width, tuple(_kind(call.returned) for call in first))
+    return Anatomy(layers, order, axes, width, first[0].given.dtype, tuple(_kind(call.returned) for call in first))
 
 
 def call_parameters(model: PreTrainedModel) -> set[str]:

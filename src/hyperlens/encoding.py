@@ -19,6 +19,9 @@ from hyperlens.tasks.sample import Sample
 Given = str | Sample | Sequence[int] | Mapping[str, Tensor]
 """A text, with or without what is known of it; token ids; or what a processor made of a text and its images."""
 
+NOT_OF_A_TEXT = {"labels", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "logits_to_keep", "return_dict"}
+"""What a model takes that no text comes with."""
+
 POSITIONS = ("last", "answer", "all", "generated")
 REFERENCES = ("output", "target", "generated")
 
@@ -196,11 +199,13 @@ def _split_processed(made: Mapping[str, Any], model: Model, name: str) -> tuple[
         raise InputError(f"{name} is what a processor made, but not of one text; expected input_ids of shape [1, tokens]")
     if isinstance(mask, Tensor) and not mask.bool().all():
         raise InputError(f"{name} is padded; give each text by itself, without padding")
-    beside = {part: value for part, value in made.items() if part not in ("input_ids", "attention_mask")}
+    taken = model.splice.parameters
+    passing = {"input_ids", "attention_mask"} | ({"token_type_ids"} - taken)  # tokenizers make these for any model
+    beside = {part: value for part, value in made.items() if part not in passing}
     for part, value in beside.items():
         if not isinstance(value, Tensor):
             raise InputError(f'{name} has {part} as {type(value).__name__}; expected a tensor, as with return_tensors="pt"')
-        if part not in model.splice.parameters:
+        if part not in taken or part in NOT_OF_A_TEXT:
             raise InputError(f"{name} comes with {part}, which {model.name} does not take; give what its own processor makes")
     return tuple(ids[0].tolist()), beside
 

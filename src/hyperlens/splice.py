@@ -186,12 +186,15 @@ class Splice:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the layers: that of most of their floating-point weights."""
-        sizes: Counter[torch.dtype] = Counter()
-        for layer in self.layers:
-            for weight in layer.parameters():
-                sizes[weight.dtype] += weight.numel() if weight.is_floating_point() else 0
-        return max(sizes, key=sizes.__getitem__)
+        """What the layers compute in: the narrower of the precision of the states and that of most of the weights.
+
+        Weights that are quantised, to 8 bit or fewer, do not count; they are computed with in that of the states.
+        """
+        sizes = Counter({self.anatomy.dtype: 1})
+        for weight in (weight for layer in self.layers for weight in layer.parameters()):
+            if weight.is_floating_point() and weight.dtype.itemsize > 1:
+                sizes[weight.dtype] += weight.numel()
+        return min(self.anatomy.dtype, max(sizes, key=sizes.__getitem__), key=lambda dtype: dtype.itemsize)
 
     def window(self, layer: int) -> int | None:
         """How many tokens, itself counted, a token sees in layer `layer` (from 0); None where it sees all before it."""
@@ -242,8 +245,9 @@ class Splice:
             inputs = replace(
                 inputs, beside={name: part for name, part in inputs.beside.items() if not part.is_floating_point()}
             )
+        ends = [inputs.ids.shape[1] - 1] if read else []
         with self.lock, eager(), _wrapped(self.layers, visit):
-            output = self._call(inputs, memory, read, memory is not None)
+            output = self._call(inputs, ends, memory, memory is not None)
         if missing := set(record) - set(visit.recorded):
             raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
         logits = output.logits.to(self.device)
@@ -256,7 +260,7 @@ class Splice:
         Raises ModelError where the model makes none.
         """
         with self.lock, eager():
-            output = self._call(inputs, memory, read=False, remember=True)
+            output = self._call(inputs, [], memory, remember=True)
         for name, value in output.items():
             if name in self.parameters and value is not None:
                 return Memory(value, name=name)
@@ -267,12 +271,18 @@ class Splice:
         ids = torch.full((len(states), 1), self.filler, device=self.device)
         return self.run(Inputs(ids), states[:, None], start=self.depth).logits
 
-    def _call(self, inputs: Inputs, memory: Memory | None, read: bool, remember: bool) -> Any:
-        """The model's output, logits of the last column only (of none unless `read`); what its signature does not know is
-        left away."""
-        # As an index: given a number, gemma4 leaves all other tokens out of its last layers too.
-        last = [inputs.ids.shape[1] - 1] if read else []
-        kept = torch.tensor(last, dtype=torch.long, device=inputs.ids.device)
+    def own_logits(self, inputs: Inputs, columns: list[int]) -> Float[Tensor, "row column vocabulary"]:
+        """The model's own logits at some columns, with nothing of ours in its way."""
+        with self.lock, eager():
+            logits = self._call(inputs, columns).logits.to(self.device)
+        return logits if "logits_to_keep" in self.parameters else logits[:, columns]
+
+    def _call(self, inputs: Inputs, kept: list[int], memory: Memory | None = None, remember: bool = False) -> Any:
+        """The model's output, with the logits of the columns that are `kept` where it can leave the others away.
+
+        What its signature does not know is not passed. The columns are a list: given a number, gemma4 leaves all other tokens
+        out of its last layers too, and a tensor would have to lie on the device of the last layer.
+        """
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
         wanted |= {"use_cache": remember} | ({} if memory is None else {memory.name: memory.cache})
         known = {name: value for name, value in wanted.items() if value is not None and name in self.parameters}

@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperlens.certificate import check_jump, error_bound, pad_texts, relative_error
 from hyperlens.configuration import rotary_boundary
 from hyperlens.encoding import Encoded
-from hyperlens.errors import CertificateError, InputError, ModelError, first_sentence, is_memory_error
+from hyperlens.errors import CertificateError, HyperLensError, InputError, ModelError, first_sentence, is_memory_error
 from hyperlens.lenses import Lens
 from hyperlens.lenses.lens import route_batch
 from hyperlens.models import Model
@@ -133,12 +133,35 @@ def prepare_batch(job: Job, texts: Sequence[Encoded]) -> tuple[Inputs, Probes]:
 
 
 def cut_beside(text: Encoded, length: int) -> dict[str, Tensor]:
-    """What comes beside the tokens of a text, its maps of them cut, or filled with zeros, to `length`."""
-    whole, more = (1, len(text.ids)), length - len(text.ids)
-    return {
-        name: torch.nn.functional.pad(part, [0, 0] * (part.ndim - 2) + [0, more]) if part.shape[:2] == whole else part
-        for name, part in text.beside.items()
-    }
+    """What comes beside the tokens of a text, its maps of them cut or continued to `length`.
+
+    As generation continues them: a number per token by zeros, which stand for words; more per token, as what each may see of
+    the images, by those of the last one.
+    """
+
+    def fit(part: Tensor) -> Tensor:
+        if part.is_floating_point() or part.shape[:2] != (1, len(text.ids)):
+            return part
+        more = max(0, length - len(text.ids))
+        filled = part.new_zeros(1, more) if part.ndim == 2 else part[:, -1:].expand(-1, more, *part.shape[2:])
+        return torch.cat([part[:, :length], filled], 1)
+
+    return {name: fit(part) for name, part in text.beside.items()}
+
+
+@contextmanager
+def explain_images(model: Model) -> Iterator[None]:
+    """Say in one sentence that a model does not take a text with its image. Raises InputError."""
+    try:
+        yield
+    except HyperLensError:
+        raise
+    except Exception as error:  # each model has its own way to find that image and text do not fit
+        if is_memory_error(error):
+            raise
+        raise InputError(
+            f"{model.name} does not take a text with its image ({first_sentence(error)}); give what its own processor makes"
+        ) from None
 
 
 def prove_longest(job: Job, text: Encoded, number: int) -> float:
@@ -153,27 +176,22 @@ def prove_longest(job: Job, text: Encoded, number: int) -> float:
     return _check_error(job, error, "the longest text")
 
 
-def prove_image(job: Job, inputs: Inputs, probes: Probes) -> tuple[Inputs, float]:
+def prove_image(job: Job, inputs: Inputs, probes: Probes, number: int) -> tuple[Inputs, float]:
     """A text with an image as it is to be routed: shown the pixels again only where it must be; and the error of that.
 
     Proved at every focal depth and the probes (as many of them, evenly spread, as logits may be held at once), and the
     model's own output against a call with nothing of ours in its way. Raises InputError where the model cannot take the text
-    with its image.
+    with its image, ModelError where its logits are not finite.
     """
-    splice, depths, name = job.model.splice, sorted({0, *job.depths}), job.model.name
+    splice, depths = job.model.splice, sorted({0, *job.depths})
     last = len(probes.rows) - 1
     spread = torch.linspace(0, last, min(last + 1, job.logit_rows)).round().long().to(probes.rows.device)
     probes = Probes(probes.rows[spread], probes.positions[spread])
-    kept = {"logits_to_keep": probes.positions} if "logits_to_keep" in splice.parameters else {}
-    try:
-        plain = job.model.network(input_ids=inputs.ids, **kept, **inputs.beside).logits
-    except Exception as error:  # each model has its own way to find that image and text do not fit
-        if is_memory_error(error):
-            raise
-        reason = first_sentence(error)
-        raise InputError(f"{name} does not take a text with its image ({reason}); give what its processor makes") from None
-    own = splice.head(splice.run(inputs, record=[splice.depth], probes=probes).states[splice.depth])
-    error = relative_error(own, plain[0] if kept else probes.pick(plain))
+    with explain_images(job.model):
+        plain = splice.own_logits(inputs, probes.positions.tolist())[0]
+    if not _all_finite(plain):
+        _refuse_infinite(job, inputs, [number])
+    error = relative_error(splice.head(splice.run(inputs, record=[splice.depth], probes=probes).states[splice.depth]), plain)
     _check_error(job, error, "a text with an image")
     blind = replace(inputs, blind=True)
     unseen = check_jump(splice, blind, probes, depths)
@@ -196,7 +214,7 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     texts = [encoded[number] for number in numbers]
     splice = job.model.splice
     inputs, probes = prepare_batch(job, texts)
-    inputs, seen = prove_image(job, inputs, probes) if inputs.beside else (inputs, 0.0)
+    inputs, seen = prove_image(job, inputs, probes, numbers[0]) if inputs.beside else (inputs, 0.0)
     form = job.model.certificate.cached_form or "rows"
     routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form)
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)

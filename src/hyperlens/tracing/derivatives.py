@@ -15,7 +15,7 @@ from hyperlens.lenses import HyperLens
 from hyperlens.models import Model
 from hyperlens.routing import route_jump
 from hyperlens.splice import Inputs, Probes, at_rest
-from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_longest
+from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_image, prove_longest
 from hyperlens.tracing.limits import Limits, explain_memory
 
 
@@ -42,6 +42,9 @@ def differentiate_steps(
             prove_longest(job, encoded[order[0]], order[0])
         for numbers in make_batches(job, encoded, order):
             inputs, probes = prepare_batch(job, [encoded[number] for number in numbers])
+            if inputs.beside:
+                with torch.no_grad():
+                    inputs, _ = prove_image(job, inputs, probes, numbers[0])
             states, reference = _run_plainly(job, inputs, probes)
             for place, depth in enumerate(depths):
                 count = model.layers - depth

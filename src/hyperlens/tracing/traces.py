@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch import Tensor
 
 from hyperlens import effort
 from hyperlens.configuration import context_length, image_tokens
@@ -19,7 +21,7 @@ from hyperlens.models import Model
 from hyperlens.readings import check_readings
 from hyperlens.splice import at_rest
 from hyperlens.tasks.sample import Sample
-from hyperlens.tracing.batches import Job, cut_beside, fed_tokens, read_texts
+from hyperlens.tracing.batches import Job, cut_beside, explain_images, fed_tokens, read_texts
 from hyperlens.tracing.labels import label_table
 from hyperlens.tracing.limits import Limits, explain_memory
 from hyperlens.trajectory import Trajectory
@@ -29,7 +31,7 @@ CALIBRATION_POSITIONS = 64
 
 def trace(
     model: Model,
-    samples: str | Sample | Iterable[Given],
+    samples: str | Sample | Mapping[str, Tensor] | Iterable[Given],
     lens: Lens | None = None,
     positions: str | None = None,
     reference: str | None = None,
@@ -38,12 +40,13 @@ def trace(
 ) -> Trajectory:
     """Read `samples` through `lens`: a confidence trajectory for each position that is read.
 
-    `positions` are "last" (default), "answer" (default where every sample has a target), "all", or "generated", the tokens of
-    a greedy answer. `reference` y is the model's own "output" (default), the "target" (default for "answer") or the
-    "generated" token (default for "generated"). `readings` are names of `hyperlens.readings.READINGS`; `probability` is always
-    read. With answer options, all readings are of the distribution over the options alone. The lens default is HyperLens
-    with its focal depth chosen by resolution. Raises InputError, CertificateError where a state that must be the model's
-    own output is not, ModelError for NaN or infinite logits, and MemoryLimitError.
+    A sample is a text, a Sample, token ids, or what a processor made of a text with images. `positions` are "last" (default),
+    "answer" (default where every sample has a target), "all", or "generated", the tokens of a greedy answer. `reference` y is
+    the model's own "output" (default), the "target" (default for "answer") or the "generated" token (default for
+    "generated"). `readings` are names of `hyperlens.readings.READINGS`; `probability` is always read. With answer options,
+    all readings are of the distribution over the options alone. The lens default is HyperLens with its focal depth chosen by
+    resolution. Raises InputError, CertificateError where a state that must be the model's own output is not, ModelError for
+    NaN or infinite logits, and MemoryLimitError.
     """
     lens, limits = lens or HyperLens(), limits or Limits()
     check_readings(readings)
@@ -138,7 +141,8 @@ def _continue_greedily(model: Model, text: Encoded, room: int, end: int | list[i
     settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
     try:
         network.generation_config = settings
-        made = network.generate(given, attention_mask=torch.ones_like(given), generation_config=settings, **beside)
+        with explain_images(model) if beside else nullcontext():
+            made = network.generate(given, attention_mask=torch.ones_like(given), generation_config=settings, **beside)
         return made[0].tolist()
     finally:
         network.generation_config = own
