@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,15 @@ def test_a_trained_model_is_read_as_it_speaks(name: str, context: Any, request: 
     effort = measure_effort(found)["effort"].values
     assert np.isfinite(effort).all() and (effort >= 0).all() and (effort <= 1).all()
     assert effort.mean() > 0.05
+
+
+@pytest.mark.parametrize("form", ["steps", "replay"])
+@pytest.mark.parametrize("name", ["stories", "bitllama"])
+def test_a_trained_model_reads_the_same_in_every_form_of_cached(name: str, form: Any, request: pytest.FixtureRequest) -> None:
+    model, lens = load_model(request.getfixturevalue(name), dtype="float32"), HyperLens((0, 2), "cached")
+    assert model.certificate.cached_form == "rows"
+    other = replace(model, certificate=replace(model.certificate, cached_form=form))
+    same(trace(other, [STORY], lens, "all"), trace(model, [STORY], lens, "all"))
 
 
 def test_a_trained_model_needs_less_effort_with_the_deeper_state_and_is_sure_of_its_own_words(stories: Path) -> None:
