@@ -131,6 +131,14 @@ def test_beyond_the_boundary_of_the_angles_cached_reads_the_whole_text(form: Any
     assert float(found.to_numpy()[5, 0, 1]) == pytest.approx(float(own[found.data["reference_id"].values[5]]), abs=1e-6)
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_states_wider_than_the_weights_are_read_in_both_contexts(context: Any) -> None:
+    model = load_model(build_family("mamba", dtype=torch.bfloat16, residual_in_fp32=True), build_tokenizer())
+    assert model.certificate.contexts == CONTEXTS and model.certificate.cached_form == "steps"
+    together = trace(model, TEXTS, HyperLens((0, 2), context), "all")
+    assert together.manifest["largest_error_in_run"] <= 2e-2
+
+
 @pytest.mark.parametrize("family", ["mamba", "bloom"])
 def test_steps_in_little_memory_read_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trace(loaded(family), TEXTS, HyperLens((2,), "cached"), "all")

@@ -223,6 +223,16 @@ def test_a_model_that_cannot_be_padded_is_certified_for_texts_of_one_length(monk
     assert found.reason is not None and found.reason.startswith("padded on the right, equality at m = 0 differs by ")
 
 
+def test_a_model_that_rounds_more_than_the_bound_is_refused_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_family("llama")
+    model.model.layers[2].register_forward_hook(lambda _, args, out: out + 1e-2 * (len(out) > 1) * torch.arange(32))
+    reason = certify(Splice(model)).reason
+    assert reason is not None and "; its own logits for a text differ by " in reason
+    assert reason.endswith("when the text is in a batch, which no lens can be better than")
+    without_softcap(monkeypatch)
+    assert "in a batch" not in str(certificate_of("gemma2").reason)
+
+
 def test_a_refusal_names_the_check_and_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     without_softcap(monkeypatch)
     reason = certificate_of("gemma2").reason

@@ -115,6 +115,8 @@ def certify(splice: Splice) -> Certificate:
                 paddings, unpadded = prover.prove_paddings()
                 form, refused = prover.choose_cached(ragged="right" in paddings)
                 return prover.passed(way, form, paddings, [*refused, *unpadded])
+        if reason and " differs by " in reason:
+            reason += prover.explain_rounding()
     name = type(splice.model).__name__
     return Certificate(name, splice.depth, False, None, (), None, reason, prover.length)
 
@@ -173,6 +175,15 @@ class _Prover:
         contexts, reason = CONTEXTS if form else CONTEXTS[:1], "; ".join(refusals) or None
         worst, name, errors = max(self.errors.values()), type(self.splice.model).__name__, dict(self.errors)
         return Certificate(name, self.splice.depth, True, way, contexts, worst, reason, self.length, errors, form, paddings)
+
+    def explain_rounding(self) -> str:
+        """Whether the model itself is too coarse to be proved: what it gives for a text alone, and for the same in a batch."""
+        own = self.own_logits(self.texts[:1])
+        if not (error := relative_error(self.own_logits(self.texts[:1].repeat(3, 1))[:1], own)) > self.bound:
+            return ""
+        return (
+            f"; its own logits for a text differ by {error:.2g} when the text is in a batch, which no lens can be better than"
+        )
 
     def check(self, name: str, found: Tensor, expected: Tensor, hint: str = "") -> None:
         """One comparison; raises where it is not within the bound, with a hint at what that means."""

@@ -91,16 +91,25 @@ def route_cached(
     """
     if recall.cache is not None:
         return _route_rows(splice, inputs, states, start, probes, recall.cache)
-    routed = torch.empty_like(states)
+    parts = []
     for number, (ids, places, mine) in enumerate(_texts(inputs, probes)):
         if not mine:
             continue
         if recall.form == "steps":
-            routed[:, mine] = _route_steps(splice, ids, states[:, mine], start, places, recall.texts[number], batch_tokens)
+            found = _route_steps(splice, ids, states[:, mine], start, places, recall.texts[number], batch_tokens)
         else:
             text = replace(inputs, ids=ids[None], mask=None, positions=None)
-            routed[:, mine] = _route_replay(splice, text, states[:, mine], start, places, batch_tokens)
-    return routed
+            found = _route_replay(splice, text, states[:, mine], start, places, batch_tokens)
+        parts.append((torch.tensor(mine, device=found.device), found))
+    return join_probes(parts)
+
+
+def join_probes(
+    parts: Sequence[tuple[Int[Tensor, "_"], Float[Tensor, "state _ *width"]]],
+) -> Float[Tensor, "state probe *width"]:
+    """The states of some probes each, with the numbers of those, as the states of all probes in their order."""
+    order = torch.cat([numbers for numbers, _ in parts]).argsort()
+    return torch.cat([states for _, states in parts], 1)[:, order]
 
 
 def _route_rows(
@@ -108,7 +117,7 @@ def _route_rows(
 ) -> Float[Tensor, "state probe *width"]:
     """The states of one probe, and the probes of one text, as query rows of one pass: each sees the cached positions before
     its own, and itself."""
-    routed = torch.empty_like(states)
+    parts = []
     for chosen in _query_chunks(probes, len(states)):
         rows, slots = _line_up(probes.rows[chosen], len(inputs.ids))
         part = states[:, chosen]
@@ -119,8 +128,9 @@ def _route_rows(
         places = places.repeat(1, len(states))
         call, memory = _query_call(splice, inputs, places, start, cache)
         done = splice.run(call, queries.flatten(1, 2), start, record=[splice.depth], memory=memory, read=False)
-        routed[:, chosen] = done.states[splice.depth].unflatten(1, (len(states), -1))[rows, :, slots].transpose(0, 1)
-    return routed
+        left = done.states[splice.depth].unflatten(1, (len(states), -1))
+        parts.append((chosen, left[rows, :, slots].transpose(0, 1)))
+    return join_probes(parts)
 
 
 def _query_chunks(probes: Probes, states: int) -> Iterator[Int[Tensor, "chosen"]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperlens.certificate import CONTEXTS
 from hyperlens.errors import InputError
-from hyperlens.routing import CachedForm, route_cached, route_jump, run_recalling
+from hyperlens.routing import CachedForm, join_probes, route_cached, route_jump, run_recalling
 from hyperlens.splice import Inputs, Probes, Splice
 
 CHOICES = ("auto", "sweep")
@@ -114,7 +114,7 @@ def _jump(
     texts, length = inputs.ids.shape
     rows = max(1, min(texts, stack_tokens // length))
     each = max(1, stack_tokens // (rows * length)) if inputs.blind or not inputs.beside else 1
-    routed = states[count].new_empty(count, len(probes.rows), *states[count].shape[2:])
+    parts = []
     for first in range(0, texts, rows):
         part = slice(first, first + rows)
         mine = ((probes.rows >= first) & (probes.rows < first + rows)).nonzero().squeeze(1)
@@ -123,5 +123,5 @@ def _jump(
             torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
             for low in range(0, count, each)
         )
-        routed[:, mine] = torch.cat([route_jump(splice, inputs.pick(part), stack, count, inside) for stack in stacks])
-    return routed
+        parts.append((mine, torch.cat([route_jump(splice, inputs.pick(part), stack, count, inside) for stack in stacks])))
+    return join_probes(parts)
