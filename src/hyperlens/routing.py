@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import Cache
 
 from hyperlens.configuration import rotary_boundary
-from hyperlens.splice import Inputs, Memory, Pass, Probes, Splice
+from hyperlens.memory import Memory
+from hyperlens.splice import Inputs, Pass, Probes, Splice
 
 CachedForm = Literal["rows", "steps", "replay"]
 CACHED_FORMS: tuple[CachedForm, ...] = ("rows", "steps", "replay")

@@ -7,21 +7,19 @@ Embedding, masks, rotary angles, final norm and unembedding are always the model
 
 from __future__ import annotations
 
-import copy
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
 
 from hyperlens.anatomy import (
     Anatomy,
@@ -35,6 +33,7 @@ from hyperlens.anatomy import (
 )
 from hyperlens.configuration import plain_token, text_config
 from hyperlens.errors import ModelError
+from hyperlens.memory import KeptLayer, Memory
 
 Way = Literal["bypass", "hook"]
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
@@ -88,69 +87,11 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a call sees besides its own tokens: keys, values or recurrent states of earlier ones, as the model keeps them.
-
-    `name` is what the model's forward calls it; `masks` are those of the layers that see only a part of it.
-    """
-
-    cache: Any
-    masks: Mapping[int, Float[Tensor, "row 1 token key"]] = field(default_factory=dict)
-    name: str = "past_key_values"
-
-    def count_bytes(self, start: int = 0) -> int:
-        """How much of it `spread` copies for each row."""
-        return _count_bytes(self.cache.layers[start:] if isinstance(self.cache, Cache) else self.cache)
-
-    def spread(self, rows: int, start: int = 0) -> Memory:
-        """A copy of the memory of one text for `rows` copies of it, so that a call which adds to it leaves this one as it is.
-
-        Layers before `start`, which that call is to bypass, stay shared.
-        """
-        if not isinstance(self.cache, Cache):
-            return replace(self, cache=_spread(self.cache, rows))
-        spread = copy.copy(self.cache)
-        spread.layers = [*self.cache.layers[:start], *copy.deepcopy(self.cache.layers[start:])]
-        for layer in spread.layers[start:]:
-            layer.reorder_cache(cast(torch.LongTensor, torch.zeros(rows, dtype=torch.long)))
-        return replace(self, cache=spread)
-
-
-@dataclass(frozen=True)
 class Pass:
     """What one call of the model gave: the states asked for, by number, and the logits of each row's last column."""
 
     states: dict[int, Tensor]
     logits: Float[Tensor, "row vocabulary"]
-
-
-class KeptLayer(CacheLayerMixin):
-    """One layer's keys and values as its own pass made them: kept by reference, seen by later passes, never added to."""
-
-    is_sliding = False
-
-    def __init__(self, keep: bool) -> None:
-        super().__init__()
-        self.keep = keep
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.keys is not None and self.values is not None:
-            return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
-        if self.keep:
-            self.keys, self.values = key_states, value_states
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        return 0 if self.keys is None else self.keys.shape[-2]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class Splice:
@@ -367,29 +308,6 @@ def _with_state(output: Any, state: Tensor) -> Any:
 def _sequence(kind: Any, items: tuple[Any, ...]) -> Any:
     """A tuple, list or named tuple of the items."""
     return kind(*items) if hasattr(kind, "_fields") else kind(items)
-
-
-def _count_bytes(value: Any) -> int:
-    """The bytes of all tensors in a structure."""
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    parts = value.values() if isinstance(value, dict) else vars(value).values() if hasattr(value, "__dict__") else value
-    return sum(map(_count_bytes, parts)) if isinstance(parts, Iterable) and not isinstance(parts, str) else 0
-
-
-def _spread(value: Any, rows: int) -> Any:
-    """Each tensor of a structure, the first axis of which counts one text, for `rows` copies of the text."""
-    if isinstance(value, Tensor):
-        return value.repeat_interleave(rows, 0) if value.ndim and len(value) == 1 else value.clone()
-    if isinstance(value, list | tuple):
-        return type(value)(_spread(each, rows) for each in value)
-    if isinstance(value, dict):
-        return {key: _spread(each, rows) for key, each in value.items()}
-    if hasattr(value, "__dict__") and not isinstance(value, torch.dtype | type):
-        spread = copy.copy(value)
-        vars(spread).update({name: _spread(each, rows) for name, each in vars(value).items()})
-        return spread
-    return value
 
 
 @contextmanager
