@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyperlens.certificate import Certificate
     from hyperlens.errors import HyperLensError, HyperLensWarning
-    from hyperlens.lenses import HyperLens, Lens, LogitLens
+    from hyperlens.lenses import HyperLens, Lens, LogitLens, TunedLens, load_lens, save_lens
     from hyperlens.models import Model, check_model, disable_adapters, load_model
     from hyperlens.report import write_report
     from hyperlens.runs import ContrastSpec, LensSpec, ModelSpec, Run, Study, TaskSpec, open_run, read_study, run_study
@@ -38,8 +38,10 @@ _HOMES = {
     "TaskSpec": "runs",
     "Trajectory": "trajectory",
     "check_model": "models",
+    "TunedLens": "lenses",
     "differentiate_steps": "tracing",
     "disable_adapters": "models",
+    "load_lens": "lenses",
     "load_model": "models",
     "measure_effort": "trajectory",
     "measure_magnification": "trajectory",
@@ -48,6 +50,7 @@ _HOMES = {
     "read_samples": "tasks",
     "read_study": "runs",
     "run_study": "runs",
+    "save_lens": "lenses",
     "trace": "tracing",
     "write_report": "report",
 }
@@ -69,9 +72,11 @@ __all__ = [
     "Study",
     "TaskSpec",
     "Trajectory",
+    "TunedLens",
     "check_model",
     "differentiate_steps",
     "disable_adapters",
+    "load_lens",
     "load_model",
     "measure_effort",
     "measure_magnification",
@@ -80,6 +85,7 @@ __all__ = [
     "read_samples",
     "read_study",
     "run_study",
+    "save_lens",
     "trace",
     "write_report",
 ]

@@ -38,8 +38,11 @@ def write_artefact(
     manifest: Mapping[str, Any],
     tables: Mapping[str, pa.Table],
     documents: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write `tables` as `<name>.parquet` and `documents` as `<name>.json` into `folder`; gives its path.
+    """Write `tables` as `<name>.parquet`, `documents` as `<name>.json` and `files` (of tensors) as they are into `folder`.
+
+    Gives its path.
 
     Raises ArtefactError where the folder holds something that is not ours, or cannot be written; nothing is lost then.
     """
@@ -53,6 +56,8 @@ def write_artefact(
             _write_synced(partial / f"{name}.json", to_json(document, indent=1))
         for name, table in tables.items():
             _write_table(partial / f"{name}.parquet", table)
+        for name, content in (files or {}).items():
+            _write_synced(partial / name, content)
         _write_synced(partial / MARKER, "")
         _move_into_place(partial, place)
     except OSError as error:
@@ -177,7 +182,7 @@ def is_artefact(folder: Path) -> bool:
 
 def _could_be_ours(file: Path) -> bool:
     """Whether an artefact could hold such a file: what is not of its kinds is never removed with it."""
-    return file.is_file() and (file.name == MARKER or file.suffix in (".json", ".parquet"))
+    return file.is_file() and (file.name == MARKER or file.suffix in (".json", ".parquet", ".safetensors"))
 
 
 def read_document(folder: str | os.PathLike[str], name: str = "manifest") -> dict[str, Any]:
@@ -243,8 +248,8 @@ def _encoding(table: pa.Table) -> dict[str, Any]:
     return {"use_dictionary": others, "use_byte_stream_split": [f"{name}.list.element" for name in floats]}
 
 
-def _write_synced(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+def _write_synced(file: Path, content: str | bytes) -> None:
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
     _sync(file)
 
 

@@ -3,5 +3,6 @@
 from hyperlens.lenses.hyper import HyperLens
 from hyperlens.lenses.lens import Lens
 from hyperlens.lenses.logit import LogitLens
+from hyperlens.lenses.tuned import Origin, Translators, TunedLens, load_lens, save_lens
 
-__all__ = ["HyperLens", "Lens", "LogitLens"]
+__all__ = ["HyperLens", "Lens", "LogitLens", "Origin", "Translators", "TunedLens", "load_lens", "save_lens"]

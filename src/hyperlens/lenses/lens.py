@@ -1,9 +1,10 @@
-"""What a lens is: how a residual state is prepared, and how many of the deepest layers it is then routed through."""
+"""What a lens is: how a residual state is prepared, and which layers it is then routed through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hyperlens.certificate import CONTEXTS
 from hyperlens.errors import InputError
+from hyperlens.models import Model
 from hyperlens.routing import CachedForm, join_probes, route_cached, route_jump, run_recalling
 from hyperlens.splice import Inputs, Probes, Splice
 
@@ -24,15 +26,23 @@ class Lens:
     "sweep" for all that "auto" chooses from.
 
     `context` says what a routed state attends to: in "jump" the states of all positions at its own depth, in "cached" the
-    keys and values that the model itself computed for the positions before it.
+    keys and values that the model itself computed for the positions before it. `between` are layers, by number from 1, that
+    a state passes on its way to the deepest m, if they come after it: with all of them nothing is skipped, and every state
+    is read as the model's own output. In "jump" only.
     """
 
     focal_depths: tuple[int, ...] | str = "auto"
     context: str = "jump"
+    between: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
             raise InputError(f'"{self.context}" is not a context; choose from {", ".join(CONTEXTS)}')
+        if self.between and self.context != "jump":
+            raise InputError(
+                f'layers in between are passed by all positions together; give the context jump, not "{self.context}"'
+            )
+        object.__setattr__(self, "between", tuple(sorted(set(self.between))))
         if self.focal_depths in CHOICES:
             return
         if isinstance(self.focal_depths, str) or not self.focal_depths:
@@ -53,8 +63,18 @@ class Lens:
         """State number `state` as it is to be routed."""
         return hidden
 
+    def fit_to(self, model: Model) -> Lens:
+        """This lens, ready to read `model`. Raises InputError where it is not for that model."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What results keep of a lens, beside its focal depths."""
+        return {"name": self.name, "context": self.context, "between": list(self.between)}
+
     def check_depths(self, layers: int) -> tuple[int, ...]:
-        """The focal depths, if a model of so many layers has them. Raises InputError."""
+        """The focal depths, if a model of so many layers has them, and those in between. Raises InputError."""
+        if self.between and not 1 <= self.between[0] <= self.between[-1] <= layers:
+            raise InputError(f"the layers in between are {list(self.between)}; this model has the layers 1 to {layers}")
         if isinstance(self.focal_depths, str):
             raise InputError("the focal depth is still to be chosen; resolve it first")
         if self.focal_depths[-1] > layers:
@@ -64,11 +84,15 @@ class Lens:
 
 @dataclass(frozen=True)
 class Routed:
-    """One batch as a lens sees it: what leaves the last layer at the probes, and the model's own logits of the last column."""
+    """One batch as a lens sees it: what leaves the last layer at the probes, and the model's own logits of the last column.
+
+    `pick` gives the residual state of a number at the probes, as the model left it.
+    """
 
     own: Float[Tensor, "probe *width"]
     logits: Float[Tensor, "row vocabulary"]
     by_depth: Iterator[tuple[int, Float[Tensor, "state probe *width"]]]
+    pick: Callable[[int], Float[Tensor, "probe *width"]]
 
 
 def route_batch(
@@ -85,7 +109,7 @@ def route_batch(
     `stack_tokens` bounds the tokens that go through the deepest layers at once; the depths are computed as they are asked for.
     """
     last, deepest = splice.depth, max(depths)
-    whole, recall = deepest > 0 and lens.context == "jump", None
+    whole, recall = (deepest > 0 or bool(lens.between)) and lens.context == "jump", None
     record = {*range(last - min(depths) + 1), last}
     if deepest and not whole:
         done, recall = run_recalling(splice, inputs, record, probes, deepest, form)
@@ -98,19 +122,22 @@ def route_batch(
         if m and recall is not None:
             rows = torch.stack([*(lens.prepare(state, states[state]) for state in range(count)), states[count]])
             return route_cached(splice, inputs, rows, count, probes, recall, stack_tokens)
-        if m and count:
+        if count and (m or lens.between):
             return _jump(lens, splice, inputs, probes, states, count, stack_tokens)
-        rows = [lens.prepare(state, probes.pick(states[state]) if whole else states[state]) for state in range(count)]
+        rows = [lens.prepare(state, pick(state)) for state in range(count)]
         return torch.stack(rows) if rows else own[None][:0]
 
-    own = probes.pick(states[last]) if whole else states[last]
-    return Routed(own, done.logits, ((m, route(m)) for m in depths))
+    def pick(state: int) -> Tensor:
+        return probes.pick(states[state]) if whole else states[state]
+
+    own = pick(last)
+    return Routed(own, done.logits, ((m, route(m)) for m in depths), pick)
 
 
 def _jump(
     lens: Lens, splice: Splice, inputs: Inputs, probes: Probes, states: dict[int, Tensor], count: int, stack_tokens: int
 ) -> Float[Tensor, "state probe *width"]:
-    """States 0 … `count` − 1 through the layers after `count`, as many in one call as `stack_tokens` allows."""
+    """States 0 … `count` − 1 through the layers that they are to pass, as many in one call as `stack_tokens` allows."""
     texts, length = inputs.ids.shape
     rows = max(1, min(texts, stack_tokens // length))
     each = max(1, stack_tokens // (rows * length)) if inputs.blind or not inputs.beside else 1
@@ -119,9 +146,31 @@ def _jump(
         part = slice(first, first + rows)
         mine = ((probes.rows >= first) & (probes.rows < first + rows)).nonzero().squeeze(1)
         inside = Probes(probes.rows[mine] - first, probes.positions[mine])
-        stacks = (
-            torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
-            for low in range(0, count, each)
-        )
-        parts.append((mine, torch.cat([route_jump(splice, inputs.pick(part), stack, count, inside) for stack in stacks])))
+        routed = []
+        for low in range(0, count, each):
+            stack = torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
+            stack = _pass_between(lens, splice, inputs.pick(part), stack, low, count)
+            routed.append(route_stack(splice, inputs.pick(part), stack, count, inside))
+        parts.append((mine, torch.cat(routed)))
     return join_probes(parts)
+
+
+def route_stack(
+    splice: Splice, inputs: Inputs, stack: Float[Tensor, "state row token *width"], start: int, probes: Probes
+) -> Float[Tensor, "state probe *width"]:
+    """The stacked states of all positions through the layers after `start`, if there are any: what arrives at the probes."""
+    if start < splice.depth:
+        return route_jump(splice, inputs, stack, start, probes)
+    return torch.stack([probes.pick(state) for state in stack])
+
+
+def _pass_between(
+    lens: Lens, splice: Splice, inputs: Inputs, stack: Float[Tensor, "state row token *width"], first: int, count: int
+) -> Float[Tensor, "state row token *width"]:
+    """States `first`, `first` + 1 … through the layers in between that come after them and before the deepest."""
+    for layer in (layer for layer in lens.between if first < layer <= count):
+        passing = min(len(stack), layer - first)
+        entering = stack[:passing].flatten(0, 1)
+        done = splice.run(inputs.repeat(passing), entering, layer - 1, layer, record=[layer], read=False).states[layer]
+        stack = torch.cat([done.unflatten(0, (passing, -1)), stack[passing:]])
+    return stack

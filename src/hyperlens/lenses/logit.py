@@ -13,6 +13,7 @@ class LogitLens(Lens):
 
     focal_depths: tuple[int, ...] | str = field(default=(0,), init=False)
     context: str = field(default="jump", init=False)
+    between: tuple[int, ...] = field(default=(), init=False)
 
     @property
     def name(self) -> str:

@@ -29,8 +29,20 @@ from hyperlens.tracing.limits import Limits
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Logits as they pass: those of the states from number `first` on at one focal depth, of some probes, beside the model's
+    own; and the token that follows each probe in its text."""
+
+    depth: int
+    first: int
+    logits: Float[Tensor, "state probe vocabulary"]
+    output: Float[Tensor, "probe vocabulary"]
+    following: Int[Tensor, "probe"]
+
+
+@dataclass(frozen=True)
 class Job:
-    """What is read of every batch, and how."""
+    """What is read of every batch, and how; `watch` sees all logits of the open vocabulary before they are gone."""
 
     model: Model
     lens: Lens
@@ -38,6 +50,7 @@ class Job:
     names: tuple[str, ...]
     reference: str
     limits: Limits
+    watch: Callable[[Seen], None] | None = None
 
     @property
     def width(self) -> int:
@@ -57,7 +70,8 @@ class Job:
     @property
     def batch_tokens(self) -> int:
         """Tokens of a batch, so that the recorded states of all of them fit."""
-        states = self.model.layers - min(self.depths) + 3 if max(self.depths) else 1
+        whole = max(self.depths) or self.lens.between
+        states = self.model.layers - min(self.depths) + 3 if whole else 1
         return min(self.limits.batch_tokens, self.limits.share(2, states * self.width))
 
     @property
@@ -251,6 +265,7 @@ class _Own:
     reference_ids: Int[Tensor, "probe"]
     best_ids: Int[Tensor, "probe"]
     options: Int[Tensor, "probe option"]
+    following: Int[Tensor, "probe"]
 
 
 def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]) -> _Own:
@@ -273,7 +288,7 @@ def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs:
         parts.append((readings, output, top, reference, ids, best))
     readings = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     output, certainty, reference, ids, best = (torch.cat([part[number] for part in parts]) for number in range(1, 6))
-    return _Own(readings, output, certainty, reference, ids, best, options)
+    return _Own(readings, output, certainty, reference, ids, best, options, following)
 
 
 def _reference(job: Job, logits: Tensor, following: Tensor, among: Tensor | None) -> Tensor:
@@ -307,7 +322,8 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
     kept: dict[str, list[Tensor]] = {}
     every = max(1, job.logit_rows // max(1, len(states)))
     for chosen in torch.arange(states.shape[1], device=states.device).split(every):
-        output = splice.head(own[chosen]) if len(states) > count or needs_output(job.names) else None
+        compares = len(states) > count or needs_output(job.names) or job.watch is not None
+        output = splice.head(own[chosen]) if compares else None
         columns: dict[str, list[Tensor]] = {}
         for first in range(0, len(states), job.logit_rows):
             part = states[first : first + job.logit_rows, chosen]
@@ -323,6 +339,9 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
                 logits = logits[:-1]
             if not len(logits):
                 continue
+            if job.watch is not None:
+                assert output is not None
+                job.watch(Seen(job.model.layers - count, first, logits, output, owned.following[chosen]))
             among = owned.options[chosen] if owned.options.numel() else None
             wanted = logits if among is None else logits.gather(-1, among.expand(len(logits), -1, -1))
             compared = output if among is None or output is None else output.gather(-1, among)

@@ -12,8 +12,8 @@ from torch import Tensor
 from hyperlens.encoding import Given, encode_samples
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens
+from hyperlens.lenses.lens import route_stack
 from hyperlens.models import Model
-from hyperlens.routing import route_jump
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_image, prove_longest
 from hyperlens.tracing.limits import Limits, explain_memory
@@ -75,7 +75,7 @@ def _differentiate(job: Job, inputs: Inputs, probes: Probes, states: Tensor, ref
     slopes = []
     for first in range(0, count, each):
         start = states[first : min(first + each, count)].clone().requires_grad_()
-        routed = route_jump(splice, inputs, start, count, probes) if count < splice.depth else _pick(start, probes)
+        routed = route_stack(splice, inputs, start, count, probes)
         chosen = reference.expand(len(start), -1).flatten()
         logits = splice.head(routed.flatten(0, 1))
         probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
@@ -84,7 +84,3 @@ def _differentiate(job: Job, inputs: Inputs, probes: Probes, states: Tensor, ref
         step = states[first + 1 : first + 1 + len(start)] - start.detach()
         slopes.append((gradient.double() * step.double()).flatten(2).sum(-1))
     return torch.cat(slopes).T
-
-
-def _pick(states: Tensor, probes: Probes) -> Tensor:
-    return torch.stack([probes.pick(state) for state in states])

@@ -119,7 +119,7 @@ def _write_manifest(
             "device": str(splice.device),
             "certificate": asdict(model.certificate),
         },
-        "lens": {"name": job.lens.name, "focal_depths": list(job.depths), "context": job.lens.context, "auto": sweep},
+        "lens": {**job.lens.describe(), "focal_depths": list(job.depths), "auto": sweep},
         "positions": positions,
         "reference": job.reference,
         "readings": list(job.names),

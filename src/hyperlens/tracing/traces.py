@@ -71,6 +71,7 @@ def trace_encoded(
 ) -> Trajectory:
     """What `trace` gives, of texts that are token ids already."""
     names = tuple(dict.fromkeys(("probability", *readings)))
+    lens = lens.fit_to(model)
     with model.splice.lock, at_rest(model.network), explain_memory(limits):
         if positions == "generated":
             encoded = generate_answers(model, encoded, limits)

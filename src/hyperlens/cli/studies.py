@@ -1,0 +1,154 @@
+"""Commands about studies: `study` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, no_type_check
+
+import typer
+
+from hyperlens.cli.app import (
+    BatchTokens,
+    ContextName,
+    Device,
+    DeviceMap,
+    DType,
+    FocalDepth,
+    Json,
+    ReadingNames,
+    RemoteCode,
+    Revision,
+    Seed,
+    app,
+    make_console,
+    parse_depths,
+    print_json,
+    split,
+    working,
+)
+from hyperlens.errors import InputError
+
+KEPT_BESIDE_A_FILE = {"--out", "--workers", "--ray-address", "--plan", "--restart", "--report", "--json"}
+"""Options of `study` that say nothing of what is measured."""
+
+
+@app.command()
+@no_type_check  # the context that typer gives is not of the class by which it knows that one is wanted
+def study(
+    context_of_call: typer.Context,
+    spec: Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study; see docs/studies.md.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="As for trace; may be repeated.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="A task, such as logic:plain or gsm8k; may be repeated.")
+    ] = None,
+    level: Annotated[list[int] | None, typer.Option("--level", help="A level; may be repeated. All by default.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="Own samples (.jsonl, .json, .csv, .parquet) with columns prompt, target, level …"),
+    ] = None,
+    data: Annotated[str, typer.Option("--data", help="Folder with local copies of data sets.")] = "",
+    limit: Annotated[int, typer.Option("--limit", help="Samples of each task, or of each of its levels.")] = 50,
+    few_shot: Annotated[int, typer.Option("--few-shot", help="Solved examples before each question.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put questions through the model's chat template.")] = False,
+    read: Annotated[str, typer.Option("--read", help="target, generated or options; by default what is usual.")] = "",
+    seed: Seed = 0,
+    focal_depth: FocalDepth = "auto",
+    context: ContextName = "jump",
+    reading: ReadingNames = "probability",
+    batch_tokens: BatchTokens = 4096,
+    dtype: DType = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/NAME by default.")] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that share the work through Ray.")] = 0,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", help="A Ray cluster, such as auto or HOST:6379.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and measure nothing.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what the folder's run has measured.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML page.")] = True,
+    json: Json = False,
+) -> None:
+    """Measure accuracy, confidence and effort: a study from its file, or one put together by options; without any, our model
+    on our questions. Goes on where it was stopped."""
+    from hyperlens.artefact import MARK, check_file, page_beside
+    from hyperlens.runs import LensSpec, ModelSpec, Study, TaskSpec, draw_samples, read_study, run_study
+    from hyperlens.tasks import GRADED
+
+    if spec is not None:
+        if given := _given_options(context_of_call) - KEPT_BESIDE_A_FILE:
+            raise InputError(f"{spec} says what is measured; leave {', '.join(sorted(given))} away, or write it there")
+        wanted = read_study(spec)
+    else:
+        if file is not None and (task or level):
+            raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
+        how: dict[str, Any] = {"levels": tuple(level or ()), "few_shot": few_shot, "chat": chat, "read": read}
+        tasks = [TaskSpec(name, **how) for name in dict.fromkeys(task or GRADED)]
+        if file is not None:
+            tasks = [TaskSpec(file.stem, path=str(file.resolve()), **how)]
+        load: dict[str, Any] = {"dtype": dtype, "device": device or "", "device_map": device_map or ""}
+        load |= {"revision": revision or "", "trust_remote_code": trust_remote_code}
+        wanted = Study(
+            models=tuple(ModelSpec(name, **load) for name in dict.fromkeys(model or ["reference"])),
+            tasks=tuple(tasks),
+            lenses=(LensSpec("", parse_depths(focal_depth), context, split(reading)),),
+            limit=limit,
+            seed=seed,
+            data=data,
+            batch_tokens=batch_tokens,
+        )
+    if plan:
+        from hyperlens.runs.plan import plan_study
+
+        with working("planning"):
+            planned = plan_study(wanted, lambda number: draw_samples(wanted, number), workers=max(1, workers)).describe()
+        if json:
+            print_json(planned)
+        else:
+            from hyperlens.terminal import show_plan
+
+            show_plan(make_console(), planned)
+        return
+    out = out or Path("runs") / wanted.name
+    if report:
+        check_file(page_beside(out), MARK)
+    run = run_study(wanted, out, workers=workers, ray_address=ray_address, restart=restart)
+    document = {"manifest": run.manifest, **run.results}
+    if json:
+        print_json(document)
+    else:
+        from hyperlens.terminal import show_study
+
+        show_study(make_console(), document, run.folder)
+    if report:
+        from hyperlens.report import write_report
+
+        print(f"Page: {write_report(run)}", file=sys.stderr if json else sys.stdout)
+
+
+@app.command("report")
+def write_report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a study.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File for the page; beside the folder by default.")] = None,
+    format: Annotated[str, typer.Option("--format", help="html, one self-contained page; or md.")] = "html",
+    figures: Annotated[
+        str | None, typer.Option("--figures", help="Figures for papers instead: svg, png, pdf; --out is their folder.")
+    ] = None,
+) -> None:
+    """Write a study's results as one self-contained HTML page, as Markdown, or as figures."""
+    from hyperlens.report import write_figures, write_report
+    from hyperlens.runs import open_run
+
+    run = open_run(folder)
+    if figures is not None:
+        for place in write_figures(run, out, split(figures)):
+            print(f"Figure: {place}")
+    else:
+        print(f"Page: {write_report(run, out, format)}")
+
+
+def _given_options(context: Any) -> set[str]:
+    """The options that stand on the command line."""
+    given = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    return {option.opts[0] for option in context.command.params if option.name in given and option.opts[0].startswith("--")}
