@@ -15,6 +15,8 @@ COLD = [
     "artefact",
     "trajectory",
     "contrast",
+    "neighbours",
+    "anomalies",
     "tasks",
     "tasks.graded",
     "plots",

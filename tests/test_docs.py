@@ -46,9 +46,31 @@ def test_the_page_about_studies_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run_blocks("docs/studies.md")
 
 
-def test_the_study_in_the_page_can_be_read(tmp_path: Path) -> None:
+def test_the_studies_in_the_page_can_be_read(tmp_path: Path) -> None:
     from hyperlens.runs import read_study
 
-    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/studies.md").read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "mine.toml").write_text(block)
-    assert [task.name for task in read_study(tmp_path / "mine.toml").tasks] == ["svamp", "gsm8k", "exam"]
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/studies.md").read_text(encoding="utf-8"), re.DOTALL)
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.toml").write_text(block)
+    whole, lenses = (read_study(tmp_path / f"{number}.toml") for number in range(2))
+    assert [task.name for task in whole.tasks] == ["svamp", "gsm8k", "exam"] and len(blocks) == 2
+    assert [lens.kind for lens in lenses.lenses] == ["hyper", "logit", "tuned", "hyper"]
+
+
+@pytest.mark.slow
+def test_the_page_about_the_tuned_lens_runs() -> None:
+    run_blocks("docs/tuned-lens.md")
+
+
+def test_the_tables_of_the_page_about_the_tuned_lens_are_those_that_were_measured() -> None:
+    import json
+
+    from tuned_lens_kl import PAGE, RESULTS, find_worse, make_tables
+
+    page, results = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert [name for name, table in make_tables(results).items() if table not in page] == [], "run benchmarks/tuned_lens_kl.py"
+    assert set(results) == {"reference", "stories260K", "bitllama_3M"} and find_worse(results) == []
+
+
+def test_the_page_about_the_causal_check_runs() -> None:
+    run_blocks("docs/causal.md")

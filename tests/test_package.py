@@ -49,12 +49,12 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_reference_model_and_the_licence(wheel: Path) -> None:
+def test_the_wheel_holds_the_reference_model_its_lens_and_the_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     data = {Path(name).name: size for name, size in sizes.items() if name.startswith("hyperlens/data/")}
     assert {"config.json", "tokenizer.json"} <= set(data)
-    assert any(name.endswith(".safetensors") for name in data)
+    assert {"model.safetensors", "translators.safetensors", "COMPLETE"} <= set(data)
     assert sum(data.values()) < 20e6
     assert "hyperlens/py.typed" in sizes
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in sizes)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from hyperlens.errors import InputError, ModelError
-from hyperlens.lenses import HyperLens
+from hyperlens.lenses import HyperLens, Origin, Translators, TunedLens, save_lens
 from hyperlens.models import Model, load_model
 from hyperlens.runs.measure import _encode
 from hyperlens.runs.plan import Plan, plan_study
@@ -100,16 +100,38 @@ def counted(saved: Path, plain: Model) -> Model:
     return load_model(network, plain.tokenizer)
 
 
-@pytest.mark.parametrize(("context", "depths"), [("jump", (0,)), ("jump", (1,)), ("jump", (0, 2)), ("cached", (0, 1, 2))])
+LENSES: list[dict[str, Any]] = [
+    {"focal_depths": (0,)},
+    {"focal_depths": (1,)},
+    {"focal_depths": (0, 2)},
+    {"focal_depths": (0, 1, 2), "context": "cached"},
+    {"focal_depths": (0, 2), "between": (1, 3, 6)},
+    {"kind": "tuned", "path": "here", "focal_depths": (0,)},
+    {"kind": "tuned", "path": "here", "focal_depths": (0, 2), "between": (2,)},
+    {"kind": "tuned", "path": "here", "focal_depths": (0, 2), "context": "cached"},
+]
+
+
+def untrained(model: Model, lens: LensSpec) -> TunedLens:
+    """A tuned lens of translators that change nothing."""
+    translators = Translators.identity(model.layers, model.splice.anatomy.width[0])
+    origin = Origin(model.name, model.fingerprint)
+    return TunedLens(lens.focal_depths, lens.context, lens.between, translators=translators, origin=origin)
+
+
+@pytest.mark.parametrize("fields", LENSES, ids=str)
+@pytest.mark.parametrize("memory_mb", [256, 1])
 def test_arithmetic_is_what_torch_counts_of_a_real_reading(
-    counted: Model, saved: Path, context: str, depths: tuple[int, ...]
+    counted: Model, saved: Path, fields: dict[str, Any], memory_mb: int
 ) -> None:
-    lens = LensSpec(focal_depths=depths, context=context)  # type: ignore[arg-type]
-    study = study_of(saved, lens, batch_tokens=200)
+    lens = LensSpec(**fields)
+    study = study_of(saved, lens, batch_tokens=200, memory_mb=memory_mb)
     frame = frame_model(study, study.models[0])
     drawn = draw()
     encoded = [one for _, one in _encode(counted, {"read": "target", "max_new_tokens": 0}, drawn.samples, range(12), "skip")[0]]
-    job = replace(_make_job(study, frame, lens, depths), model=counted)
+    job = replace(_make_job(study, frame, lens, fields["focal_depths"]), model=counted)
+    if lens.kind == "tuned":
+        job = replace(job, lens=untrained(counted, lens))
     with counted.splice.lock, at_rest(counted.network), FlopCounterMode(display=False) as counter:
         read_texts(job, encoded)
     planned = plan(study, drawn).cells[0].work
@@ -123,6 +145,21 @@ def test_tokens_and_answers_are_those_that_encoding_gives(plain: Model, saved: P
     cell = plan(study_of(saved), drawn).cells[0]
     assert cell.tokens == sum(one.positions[-1] + 1 for _, one in encoded)
     assert (cell.answer_tokens, cell.samples) == (sum(len(one.positions) for _, one in encoded), 12)
+
+
+def test_a_tuned_lens_is_planned_at_the_focal_depth_that_it_was_trained_for_with_its_own_memory(
+    plain: Model, saved: Path, tmp_path: Path
+) -> None:
+    trained = untrained(plain, LensSpec(focal_depths=(2,), kind="tuned", path="x"))
+    save_lens(replace(trained, origin=replace(trained.origin, focal_depth=2)), tmp_path / "model")
+    tuned = LensSpec(kind="tuned", path=str(tmp_path / "{model}"))
+    found = plan(study_of(saved, tuned))
+    assert found.cells[0].focal_depths == (2,) and found.models[0].note == ""
+    plainly = plan(study_of(saved, LensSpec(focal_depths=(2,)))).models[0]
+    width = plain.splice.anatomy.width[0]
+    assert found.models[0].memory_bytes - plainly.memory_bytes == 4 * plain.layers * width * (width + 1)
+    absent = plan(study_of(saved, replace(tuned, path=str(tmp_path / "absent"))))
+    assert absent.cells[0].focal_depths == (0,) and "absent is not here: its lens is counted" in absent.models[0].note
 
 
 def test_of_many_samples_a_drawn_part_stands_for_all(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

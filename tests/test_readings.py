@@ -9,7 +9,7 @@ from scipy import special, stats
 from scipy.spatial import distance
 
 from hyperlens.errors import InputError
-from hyperlens.readings import needs_output, read_logits
+from hyperlens.readings import needs_output, read_logits, read_state_cosine
 from hyperlens.trajectory import READINGS, check_readings
 
 
@@ -38,6 +38,8 @@ def test_every_reading_agrees_with_scipy(rows):
         "rank": (z > at_y).sum(-1),
         "kl_to_output": special.rel_entr(q, p).sum(-1),
         "js_to_output": distance.jensenshannon(q, p, axis=-1) ** 2,
+        "decision_margin": np.take_along_axis(p, y[..., None], -1)[..., 0]
+        - np.where(np.arange(31) == y[..., None], 0.0, p).max(-1),
     }
     assert set(expected) == set(READINGS)
     for name, values in expected.items():
@@ -48,6 +50,25 @@ def test_the_margin_is_positive_exactly_when_the_reference_is_the_only_top_token
     logits = torch.tensor([[2.0, 1.0, 0.0], [2.0, 2.0, 0.0], [1.0, 2.0, 0.0], [2.0, 2.0, 2.0]])
     margin = read_logits(logits, torch.zeros(4, dtype=torch.long), ["margin"])["margin"]
     assert margin.tolist() == [1.0, 0.0, -1.0, 0.0]
+
+
+def test_both_margins_have_one_sign() -> None:
+    logits, y = torch.randn(200, 4).round(), torch.randint(4, (200,))
+    found = read_logits(logits, y, ["margin", "decision_margin"])
+    assert torch.equal(found["margin"].sign(), found["decision_margin"].sign())
+    assert (found["margin"] == 0).any()
+
+
+def test_the_cosine_of_states_is_that_of_neighbours_and_the_first_has_none() -> None:
+    states = torch.randn(5, 3, 2, 4)
+    states[2] = 2 * states[1]
+    states[3] = -states[2]
+    found = read_state_cosine(lambda number: states[number].bfloat16() if number < 3 else states[number], 4)
+    flat = torch.cat([states[:3].bfloat16().float(), states[3:]]).flatten(2)
+    expected = torch.nn.functional.cosine_similarity(flat[1:], flat[:-1], dim=-1).T
+    assert found.shape == (3, 5) and found.dtype == torch.float32 and found[:, 0].isnan().all()
+    torch.testing.assert_close(found[:, 1:], expected)
+    torch.testing.assert_close(found[:, 2:4], torch.tensor([[1.0, -1.0]]).expand(3, -1), atol=1e-4, rtol=0)
 
 
 def test_divergences_from_itself_are_zero_and_the_largest_is_ln_two():
@@ -82,6 +103,8 @@ def test_probability_is_differentiable():
 
 
 def test_an_unknown_reading_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match='"perplexity" is not a reading; choose from probability'):
-        check_readings(["probability", "perplexity"])
+    with pytest.raises(InputError, match=r'"perplexity" is not a reading; choose from probability.* state_cosine'):
+        check_readings(["probability", "state_cosine", "perplexity"])
+    with pytest.raises(InputError, match="exit_probability is read by a classifier that was fitted to the model; fit one"):
+        check_readings(["exit_probability"])
     assert needs_output(["js_to_output"]) and not needs_output(["entropy"])

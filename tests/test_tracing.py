@@ -342,7 +342,8 @@ def test_a_trace_that_fails_leaves_the_model_as_it_was() -> None:
 def test_the_manifest_says_what_was_read() -> None:
     model = loaded("mistral")
     manifest = trace(model, TEXTS, HyperLens((2, 0, 2), "cached"), readings=("rank",)).manifest
-    assert manifest["lens"] == {"name": "hyper", "focal_depths": [0, 2], "context": "cached", "auto": None}
+    lens = {"name": "hyper", "focal_depths": [0, 2], "context": "cached", "between": [], "auto": None}
+    assert manifest["lens"] == lens
     assert manifest["model"]["fingerprint"] == model.fingerprint
     assert manifest["model"]["certificate"]["contexts"] == ("jump", "cached")
     assert manifest["readings"] == ["probability", "rank"]

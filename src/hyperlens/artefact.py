@@ -90,6 +90,11 @@ def place_json(place: Path, document: Any, keep: bool = False) -> None:
     _place(place, lambda file: _write_synced(file, text), keep)
 
 
+def place_bytes(place: Path, content: bytes) -> None:
+    """Write a file beside `place` and move it there. Raises ArtefactError."""
+    _place(place, lambda file: _write_synced(file, content))
+
+
 def place_table(place: Path, table: pa.Table) -> None:
     """Write a parquet table beside `place` and move it there. Raises ArtefactError."""
     _place(place, lambda file: _write_table(file, table))

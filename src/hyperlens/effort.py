@@ -69,15 +69,30 @@ def measure_raw_area(confidence: Array) -> Array:
 
 def find_onset(progress: Array) -> Array:
     """First state at which the progress is at least 0.1, n where none is: `progress[..., n]` -> `[...]`; NaN stays NaN."""
-    return _first(progress, progress >= ONSET_AT)
+    return find_first(progress, progress >= ONSET_AT)
 
 
 def find_commit(progress: Array) -> Array:
     """First state from which the progress stays at least 0.9, n where none is: `progress[..., n]` -> `[...]`; NaN stays NaN."""
-    xp = array_namespace(progress)
-    below = xp.astype(progress < COMMIT_AT, progress.dtype)
-    after = xp.flip(xp.cumulative_sum(xp.flip(below, axis=-1), axis=-1), axis=-1)
-    return _first(progress, after == 0)
+    return find_lasting(progress, progress >= COMMIT_AT)
+
+
+def find_first(values: Array, reached: Array) -> Array:
+    """Index of the first state where `reached`, n where none: `[..., n]` -> `[...]`; NaN where a value is (or n = 0)."""
+    xp = array_namespace(values)
+    if values.shape[-1] == 0:
+        return xp.full(values.shape[:-1], float("nan"), dtype=values.dtype)
+    yet = xp.cumulative_sum(xp.astype(reached, values.dtype), axis=-1) > 0
+    first = xp.sum(xp.astype(~yet, values.dtype), axis=-1)
+    return xp.where(xp.any(xp.isnan(values), axis=-1), xp.full_like(first, float("nan")), first)
+
+
+def find_lasting(values: Array, reached: Array) -> Array:
+    """Index of the first state from which on all are `reached`, n where none: `[..., n]` -> `[...]`; NaN as in `find_first`."""
+    xp = array_namespace(values)
+    missed = xp.astype(~reached, values.dtype)
+    after = xp.flip(xp.cumulative_sum(xp.flip(missed, axis=-1), axis=-1), axis=-1)
+    return find_first(values, after == 0)
 
 
 def measure_volatility(confidence: Array) -> Array:
@@ -176,14 +191,3 @@ def _steps(confidence: Array) -> Array:
 def _variation(confidence: Array) -> Array:
     xp = array_namespace(confidence)
     return xp.sum(xp.abs(_steps(confidence)), axis=-1)
-
-
-def _first(progress: Array, reached: Array) -> Array:
-    """Index of the first state where `reached`, n where none; NaN where the progress is NaN (or there is no state)."""
-    xp = array_namespace(progress)
-    states = progress.shape[-1]
-    if states == 0:
-        return xp.full(progress.shape[:-1], float("nan"), dtype=progress.dtype)
-    yet = xp.cumulative_sum(xp.astype(reached, progress.dtype), axis=-1) > 0
-    first = xp.sum(xp.astype(~yet, progress.dtype), axis=-1)
-    return xp.where(xp.any(xp.isnan(progress), axis=-1), xp.full_like(first, float("nan")), first)

@@ -80,13 +80,19 @@ def encode_sample(given: Given, model: Model, positions: str, name: str, room: i
     With `room`, a text that leaves less than so many tokens of the model's context loses its first ones, all but what opens
     every text.
     """
-    context, vocabulary = context_length(model.splice.config), len(model.splice.embedding)
-    one = _skip_images(_encode(given, model, positions, name), image_tokens(model.network.config), name)
-    if not all(0 <= token < vocabulary for token in one.ids):
-        raise InputError(f"{name} has token ids outside 0 … {vocabulary - 1}, which this model does not know")
+    context, one = context_length(model.splice.config), encode_whole(given, model, positions, name)
     if room is not None and context is not None:
         one = _cut_left(one, context - room, model.tokenizer, name)
     return check_length(one, context, name)
+
+
+def encode_whole(given: Given, model: Model, positions: str, name: str) -> Encoded:
+    """One sample as `encode_samples` has it, however long it is."""
+    vocabulary = len(model.splice.embedding)
+    one = _skip_images(_encode(given, model, positions, name), image_tokens(model.network.config), name)
+    if not all(0 <= token < vocabulary for token in one.ids):
+        raise InputError(f"{name} has token ids outside 0 … {vocabulary - 1}, which this model does not know")
+    return one
 
 
 def _cut_left(one: Encoded, length: int, tokenizer: PreTrainedTokenizerBase | None, name: str) -> Encoded:

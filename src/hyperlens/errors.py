@@ -35,7 +35,7 @@ class CertificateError(ModelError):
 
 
 class ChangedModelError(ModelError):
-    """A model that is not the one with which a run began."""
+    """A model, or a lens, that is not the one with which a run began."""
 
 
 class ArtefactError(HyperLensError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,12 +28,17 @@ def read_logits(
     probability p(y) and log_probability ln p(y) (nats); margin z(y) − max over v≠y of z(v) (logits; positive exactly when y
     is the only top token); top_probability max p; gap p(1st) − p(2nd); entropy −Σ p ln p (nats); rank, the number of tokens
     with a larger logit; kl_to_output KL(p_output ‖ p) and js_to_output, the Jensen-Shannon divergence, at most ln 2 (nats),
-    for which `output` gives the model's own logits. Computed in float32. Differentiable, but for the rank.
+    for which `output` gives the model's own logits; decision_margin p(y) − max over v≠y of p(v). Computed in float32.
+    Differentiable, but for the rank. Readings of the state itself, which logits do not show, are passed over.
     """
     logits = logits.float()
     chosen = logits.gather(-1, reference[..., None]).squeeze(-1)
     log_total = logits.logsumexp(-1)
-    top = logits.topk(min(2, logits.shape[-1]), -1) if {"margin", "top_probability", "gap"} & set(names) else None
+    top = (
+        logits.topk(min(2, logits.shape[-1]), -1)
+        if {"margin", "decision_margin", "top_probability", "gap"} & set(names)
+        else None
+    )
     result = {}
     for name in names:
         match name:
@@ -41,9 +47,9 @@ def read_logits(
             case "log_probability":
                 result[name] = chosen - log_total
             case "margin":
-                assert top is not None
-                rival = torch.where(top.indices[..., 0] == reference, top.values[..., -1], top.values[..., 0])
-                result[name] = chosen - rival
+                result[name] = chosen - _rival(top, reference)
+            case "decision_margin":
+                result[name] = (chosen - log_total).exp() - (_rival(top, reference) - log_total).exp()
             case "top_probability":
                 assert top is not None
                 result[name] = (top.values[..., 0] - log_total).exp()
@@ -59,6 +65,12 @@ def read_logits(
             case "js_to_output":
                 result[name] = _js(_log_output(output), logits - log_total[..., None])
     return result
+
+
+def _rival(top: Any, reference: Int[Tensor, "*row"]) -> Float[Tensor, "*row"]:
+    """The largest logit of another token than the reference, of the two at the top."""
+    assert top is not None
+    return torch.where(top.indices[..., 0] == reference, top.values[..., -1], top.values[..., 0])
 
 
 def _log_output(output: Tensor | None) -> Tensor:
@@ -80,3 +92,18 @@ def _js(log_p: Float[Tensor, "*#row vocabulary"], log_q: Float[Tensor, "*row voc
     """Jensen-Shannon divergence: the entropy of the mixture less the mean of the entropies."""
     middle = torch.special.entr((log_p.exp() + log_q.exp()) / 2).sum(-1)
     return (middle - (_entropy(log_p) + _entropy(log_q)) / 2).clamp_min(0.0)
+
+
+def read_state_cosine(pick: Callable[[int], Tensor], layers: int) -> Float[Tensor, "probe state"]:
+    """Cosine of each residual state 1 … L with the one before it, in [−1, 1]; NaN at state 0, which has none.
+
+    `pick` gives a state by its number, `[probe, *width]`. Computed in float32, two states at a time. A state of several vectors
+    counts as one long vector. Source: the hidden-state saturation of CALM (Schuster et al. 2022, arXiv 2207.07061).
+    """
+    before = pick(0).float().flatten(1)
+    columns = [torch.full_like(before[:, 0], float("nan"))]
+    for number in range(1, layers + 1):
+        state = pick(number).float().flatten(1)
+        columns.append(torch.nn.functional.cosine_similarity(before, state, dim=-1).clamp(-1.0, 1.0))
+        before = state
+    return torch.stack(columns, 1)

@@ -192,7 +192,12 @@ class Splice:
         if missing := set(record) - set(visit.recorded):
             raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
         logits = output.logits.to(self.device)
-        logits = logits[:, -1] if read else logits[:0, 0:0].flatten(0, 1)
+        if not read:
+            logits = logits[:0, 0:0].flatten(0, 1)
+        elif logits.shape[1] == 1:  # differentiated without a copy
+            logits = logits.squeeze(1)
+        else:
+            logits = logits[:, -1]
         return Pass(visit.recorded, logits)
 
     def remember(self, inputs: Inputs, memory: Memory | None = None) -> Memory:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hyperlens.runs.caveats import describe_losses, pick_headline
+from hyperlens.neighbours import NUMBERS, pool_neighbours
+from hyperlens.runs.caveats import describe_lens, describe_lenses, describe_losses, find_foreign, is_logit, pick_headline
 from hyperlens.trajectory import Trajectory, measure_effort
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -75,7 +76,36 @@ def show_trajectory(console: Console, trajectory: Trajectory) -> None:
         console.print(table)
     if others := [name for name in trajectory.manifest["readings"] if name != "probability"]:
         console.print(f"Drawn is the probability; {', '.join(others)}: see --json or --out.", highlight=False)
+    _show_lens(console, trajectory.manifest["model"], trajectory.manifest["lens"])
     _show_resolution(console, trajectory.manifest["lens"]["auto"])
+
+
+def _show_lens(console: Console, model: Mapping[str, Any], lens: Mapping[str, Any]) -> None:
+    """What was read with, where that is not HyperLens alone."""
+    if describe_lens(lens) != f"context {lens['context']}":
+        console.print(make_safe(f"Lens: {describe_lens(lens)}.", 400))
+    for line in find_foreign(model["name"], model, lens["name"], lens):
+        console.print(make_safe(line, 400))
+
+
+def show_neighbours(console: Console, trajectory: Trajectory) -> None:
+    """Other people's numbers: their mean over the texts at each focal depth, whose each is, and what was not read."""
+    pooled = pool_neighbours(trajectory)
+    texts = len(trajectory.samples)
+    table = Table(title=f"Neighbours' numbers, mean of {texts} text{'s' * (texts > 1)}", title_justify="left")
+    for column in ("number", "unit", "source"):
+        table.add_column(column)
+    for depth in trajectory.focal_depths:
+        table.add_column(f"m = {depth}", justify="right")
+    for name, number in NUMBERS.items():
+        if name in pooled:
+            values = pooled[name].values
+            means = [column[~np.isnan(column)] for column in values.T]
+            cells = [_number(float(known.mean()) if len(known) else None) for known in means]
+            table.add_row(name.replace("_", " "), number.unit, number.source, *cells)
+    console.print(table)
+    for name, reading in pooled.attrs["missing"].items():
+        console.print(f"Left out: {name.replace('_', ' ')}, which needs the reading {reading}.", highlight=False)
 
 
 def _show_resolution(console: Console, auto: Mapping[str, Any] | None) -> None:
@@ -99,8 +129,11 @@ def show_study(console: Console, document: Mapping[str, Any], folder: object) ->
     for name, model in document["models"].items():
         for lens, chosen in model["lenses"].items():
             groups = [group for group in document["groups"] if (group["model"], group["lens"]) == (name, lens)]
+            several = f", lens {lens}" if len(model["lenses"]) > 1 else ""
             for depth in pick_headline(chosen):
-                _show_groups(console, groups, f"{name}, {model['layers']} layers, context {chosen['context']}", depth)
+                title = "logit lens, m = 0" if depth == 0 and is_logit(chosen) else f"focal depth m = {depth}"
+                about = f"{name}{several}, {model['layers']} layers, {describe_lens(chosen)}"
+                _show_groups(console, groups, f"{title} ({about})", depth)
             _show_resolution(console, chosen["auto"])
     depths = {
         (name, lens): pick_headline(one) for name, model in document["models"].items() for lens, one in model["lenses"].items()
@@ -110,16 +143,17 @@ def show_study(console: Console, document: Mapping[str, Any], folder: object) ->
             show(console, rows)
     for choice in document["choices"]:
         line = f"{choice['model']}, {choice['lens']}, {choice['task']}: with labels on one half, m = {choice['chosen']}; "
-        line += f"on the other half its rho is {_rho(choice['held_out'])}, that of the logit lens {_rho(choice['logit'])}"
+        plain = is_logit(document["models"][choice["model"]]["lenses"][choice["lens"]])
+        line += f"on the other half its rho is {_rho(choice['held_out'])}, "
+        line += f"that of {'the logit lens' if plain else 'm = 0'} {_rho(choice['logit'])}"
         console.print(make_safe(line, 200))
-    for line in describe_losses(document):
+    for line in (*describe_losses(document), *describe_lenses(document)):
         console.print(make_safe(line, 400))
     console.print(make_safe(f"Ω: mean share of the final confidence still missing before state L − m. Kept in {folder}", 400))
 
 
-def _show_groups(console: Console, groups: Sequence[Mapping[str, Any]], about: str, depth: int) -> None:
-    name = "logit lens, m = 0" if depth == 0 else f"focal depth m = {depth}"
-    table = Table(title=make_safe(f"{name} ({about})", 200), title_justify="left")
+def _show_groups(console: Console, groups: Sequence[Mapping[str, Any]], title: str, depth: int) -> None:
+    table = Table(title=make_safe(title, 200), title_justify="left")
     for column in ("task", "level", "n", "accuracy", "confidence", "Ω [95 %]", "if correct", "struggle", "commit"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for number, group in enumerate(groups):
@@ -220,6 +254,121 @@ def show_training(console: Console, row: Mapping[str, Any], steps: int) -> None:
     console.print(
         make_safe(f"step {row['step']} of {steps}  loss {row['loss']:.3f}  {left} left  {accuracies}", 400), soft_wrap=True
     )
+
+
+def show_evaluation(console: Console, document: Mapping[str, Any]) -> None:
+    """Lenses side by side: how near each is to the model's output at what cost, state by state, and how its effort follows the
+    levels of each task."""
+    inputs, layers, common = document["inputs"], document["model"]["layers"], document["common_states"]
+    about = f"{document['model']['name']}, {inputs['tokens']} tokens of {inputs['texts']} texts"
+    table = Table(title=make_safe(f"How near to the output? ({about})", 200), title_justify="left")
+    names = ("m", "KL [95 %]", "bias", "next-token\nloss", "KL of\nanswers", "KL, all\nits states", "prediction\ndepth")
+    table.add_column("lens")
+    for name in (*names, "resolution", "Ω", "passes", "time", "read-outs"):
+        table.add_column(name, justify="right")
+    table.add_column(f"KL, states 0…{layers}", no_wrap=True)
+    highest = max(np.log1p(row["by_state"]["kl"]).max() for row in document["rows"])
+    for row in document["rows"]:
+        near, cost = row["common"], row["cost"]
+        cells: list[Any] = [make_safe(_name_lens(row)), str(row["focal_depth"]), _interval(near["kl"])]
+        cells += [_number(near[name]) for name in ("bias", "next_token_loss")]
+        cells += [_number(value["value"]) for value in (row["answer_kl"], row["inner"]["kl"], row["prediction_depth"])]
+        cells += [_number(row["resolution"]["value"]), _number(row["effort"]["value"]), _number(cost["passes"])]
+        cells += [_number(cost["measured"]), str(cost["readouts"]), draw_line(np.log1p(row["by_state"]["kl"]) / highest)]
+        table.add_row(*map(_cell, cells))
+    console.print(table)
+    _show_separation(console, document["rows"])
+    loss = _number(document["output"]["next_token_loss"])
+    note = f"KL, bias and next-token loss in nats, over states 0…{common - 1}, which every row can change; the model's own "
+    note += f"loss is {loss}. Passes and time are by those of one plain pass. Drawn: ln(1 + KL)."
+    console.print(make_safe(note, 500))
+
+
+def _name_lens(row: Mapping[str, Any]) -> str:
+    """A lens by its name, and what else decides what it reads."""
+    lens = row["lens"]
+    context = f", {lens['context']}" if row["focal_depth"] else ""
+    between = f", between {', '.join(map(str, lens['between']))}" if lens["between"] else ""
+    transfer = f", lens of {lens['origin']['model']}" if lens.get("transfer") else ""
+    return f"{row['name']}{context}{between}{transfer}"
+
+
+def _show_separation(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """How the effort of each lens follows the levels of each task, where there are levels."""
+    tasks = [part["task"] for part in rows[0]["separation"]]
+    table = Table(title="Does its effort follow the level? Spearman's rho [95 %]", title_justify="left")
+    for name in (
+        "task",
+        "lens",
+        "m",
+        "all its states",
+        "common states",
+        "at matched\nconfidence",
+        "AUROC, hardest\nv. easiest",
+    ):
+        table.add_column(name, justify="left" if name in ("task", "lens") else "right")
+    for number, task in enumerate(tasks):
+        table.add_section()
+        for row in rows:
+            part = row["separation"][number]
+            columns = [_interval(part[name]) for name in ("rho", "common", "matched", "auroc")]
+            table.add_row(make_safe(task), make_safe(_name_lens(row)), str(row["focal_depth"]), *columns)
+    if tasks:
+        console.print(table)
+
+
+def show_lens_training(console: Console, row: Mapping[str, Any], steps: int) -> None:
+    """One line of the training of a lens: how far it is, and the mean KL over the states in training and in validation."""
+    validation = sum(row["validation"]) / len(row["validation"])
+    line = f"step {row['step']} of {steps}  KL {_number(row['loss'], 4)} in training, {_number(validation, 4)} in validation"
+    console.print(make_safe(f"{line}  {timedelta(seconds=row['seconds_left'])} left", 400), soft_wrap=True, highlight=False)
+
+
+def show_tuning(console: Console, result: Mapping[str, Any]) -> None:
+    """What the translators do for each state on the validation part, and where they are kept."""
+    console.print("KL from the model's output in nats, mean over the tokens of the validation part")
+    table = Table()
+    for name in ("state", "logit lens", "tuned lens", "share left"):
+        table.add_column(name, justify="right")
+    for state, (logit, tuned) in enumerate(zip(result["logit"], result["tuned"], strict=True)):
+        share = _number(tuned / logit) if logit else "-"
+        table.add_row(str(state), _number(logit, 4), _number(tuned, 4), share)
+    console.print(table)
+    console.print(make_safe(f"Lens: {result['lens']}", 400))
+
+
+def show_anomalies(console: Console, document: Mapping[str, Any], top: int) -> None:
+    """How well each score tells groups of samples from normal ones, and the oddest samples of all."""
+    normal, methods = document["normal"], document["settings"]["methods"]
+    title = f"Odd beside {', '.join(normal['tasks'])}? AUROC [95 %]; fitted on {normal['fitted']} samples"
+    table = Table(title=make_safe(f"{title}, compared with {normal['held_out']} others", 200), title_justify="left")
+    simple = [name for name in ("mahalanobis", "confidence", "length") if name not in methods]
+    for name in ("samples", "n", *methods, *simple):
+        table.add_column(name, justify="left" if name == "samples" else "right")
+    rows = [(group["group"], str(group["n"]), group["auroc"]) for group in document["groups"]]
+    if labels := document.get("labels"):
+        rows.append(("odd by their labels", f"{labels['odd']} of {labels['odd'] + labels['others']}", labels["auroc"]))
+    for name, count, auroc in rows:
+        table.add_row(make_safe(name), count, *(_interval(auroc[score]) for score in (*methods, *simple)))
+    console.print(table)
+    note = "Beside them: mahalanobis, the distance from the normal mean; missing confidence alone; unusual length alone."
+    console.print(note, highlight=False)
+    _show_odd_samples(console, document["samples"], methods[0], top)
+
+
+def _show_odd_samples(console: Console, samples: Sequence[Mapping[str, Any]], method: str, top: int) -> None:
+    """The samples that score highest, and how many could not be scored."""
+    known = [row for row in samples if not np.isnan(row["scores"][method])]
+    table = Table(title=make_safe(f"The oddest by {method}"), title_justify="left")
+    for name in ("score", "samples", "id", "text"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for row in sorted(known, key=lambda row: -row["scores"][method])[:top]:
+        labels = map(make_safe, (row["group"], row["id"]))
+        table.add_row(_number(row["scores"][method], 3), *labels, make_safe(row["text"], 100))
+    if table.row_count:
+        console.print(table)
+    if lost := len(samples) - len(known):
+        console.print(f"{lost} samples have a reading that is not finite and were not scored.", highlight=False)
 
 
 def _cell(value: Any) -> Text:

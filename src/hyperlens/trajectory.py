@@ -31,8 +31,13 @@ READINGS = (
     "rank",
     "kl_to_output",
     "js_to_output",
+    "decision_margin",
 )
-"""Every reading by name; their formulas are in `hyperlens.readings`. `probability` alone enters the effort."""
+"""Every reading of a distribution by name; formulas in `hyperlens.readings`. `probability` alone enters the effort."""
+STATE_READINGS = ("state_cosine",)
+"""Readings of the residual state itself, as the model left it: equal at all focal depths."""
+EXIT_READING = "exit_probability"
+"""What a fitted exit classifier reads of a state; named in results only."""
 COARSE_BELOW = 4
 """With fewer states than this the effort is coarse, and a warning says so."""
 
@@ -131,10 +136,15 @@ class Trajectory:
 
 
 def check_readings(names: Iterable[str]) -> None:
-    """Raise InputError for a name that is no reading."""
+    """Raise InputError for a name that is no reading, or one that a name alone does not say how to read."""
     for name in names:
-        if name not in READINGS:
-            raise InputError(f'"{name}" is not a reading; choose from {", ".join(READINGS)}')
+        if name == EXIT_READING:
+            raise InputError(
+                f"{EXIT_READING} is read by a classifier that was fitted to the model; fit one with fit_exit_classifier and "
+                "give it to trace in the place of a name"
+            )
+        if name not in (*READINGS, *STATE_READINGS):
+            raise InputError(f'"{name}" is not a reading; choose from {_listed((*READINGS, *STATE_READINGS))}')
 
 
 def measure_effort(trajectory: Trajectory) -> xr.Dataset:

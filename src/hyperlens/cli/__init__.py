@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hyperlens.cli import reading, studies, training  # noqa: F401  # each adds its commands
+from hyperlens.cli import anomalies, lenses, reading, studies, training  # noqa: F401  # each adds its commands
 from hyperlens.cli.app import app
 from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, is_memory_error
 
@@ -26,7 +26,7 @@ def main() -> None:
     except HyperLensError as error:
         status = _refuse(str(error))
     except KeyboardInterrupt:
-        again = sys.argv[1:2] in (["study"], ["train-reference"])
+        again = sys.argv[1:2] in (["study"], ["train-reference"], ["tune-lens"])
         print(f"hyperlens: stopped{'; the same command goes on from here' if again else ''}", file=sys.stderr)
         status = 130
     except BrokenPipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,9 @@ from hyperlens.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperlens.lenses import Lens
     from hyperlens.models import Model
+    from hyperlens.runs import LensSpec
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -24,7 +27,17 @@ Device = Annotated[str | None, typer.Option("--device", help="Such as cpu, cuda 
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="How to spread the model: auto, disk.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the hub's code; needs --revision COMMIT.")]
-FocalDepth = Annotated[str, typer.Option("--focal-depth", help="Numbers such as 0,2,4; auto (one chosen, beside 0); sweep.")]
+FocalDepth = Annotated[
+    str,
+    typer.Option(
+        "--focal-depth",
+        help="Numbers such as 0,2,4; auto (one chosen, beside 0), the default of hyper; sweep. A tuned lens has its own.",
+    ),
+]
+Between = Annotated[str, typer.Option("--between", help="Layers to pass on the way to the deepest ones, such as 3,7.")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="Let a tuned lens read another model than it was trained for.")]
+LENS_HELP = "hyper; logit; or the folder of a tuned lens, ours or the original package's."
+LensName = Annotated[str, typer.Option("--lens", help=LENS_HELP)]
 ContextName = Annotated[str, typer.Option("--context", help="What routed states attend to: jump or cached.")]
 ReadingNames = Annotated[str, typer.Option("--reading", help="Names such as probability,entropy.")]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Most tokens of one batch.")]
@@ -39,9 +52,40 @@ def load(model: str, dtype: str, device: str | None, device_map: str | None, rev
     return load_model(model, None, dtype, device, device_map, revision, remote)
 
 
+def open_lens(name: str, depths: str = "", context: str = "jump", between: str = "", transfer: bool = False) -> Lens:
+    """The lens that `--lens` names, with what the other options say of it. Raises InputError and ArtefactError."""
+    spec = describe_lens(name, depths, context, between, transfer)
+    from hyperlens.runs.measure import make_lens
+
+    return make_lens(spec)
+
+
+def describe_lens(
+    name: str,
+    depths: str = "",
+    context: str = "jump",
+    between: str = "",
+    transfer: bool = False,
+    readings: tuple[str, ...] = ("probability",),
+) -> LensSpec:
+    """The lens of `--lens` as a study has it; without `depths`, at the focal depth that is usual for it. Raises InputError."""
+    from hyperlens.runs import LensSpec, ModelSpec
+
+    kind, path = (name, "") if name in ("hyper", "logit") else ("tuned", name)
+    if path and Path(path).is_dir():
+        path = str(Path(path).resolve())
+    elif path and path != ModelSpec.source and "{model}" not in path:
+        raise InputError(f'there is no lens "{name}"; choose hyper, logit, or the folder of a tuned lens')
+    try:
+        layers = tuple(int(part) for part in split(between)) if between else ()
+    except ValueError:
+        raise InputError(f'the layers in between are "{between}"; give their numbers, such as 3,7') from None
+    return LensSpec("", parse_depths(depths), context, readings, kind, path, layers, transfer)
+
+
 def parse_depths(given: str) -> tuple[int, ...] | str:
-    """The focal depths of `--focal-depth`. Raises InputError."""
-    if given.strip() in ("auto", "sweep"):
+    """The focal depths of `--focal-depth`; nothing where none were given. Raises InputError."""
+    if given.strip() in ("auto", "sweep", ""):
         return given.strip()
     try:
         return tuple(int(part) for part in split(given))

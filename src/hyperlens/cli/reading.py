@@ -10,21 +10,24 @@ import typer
 
 from hyperlens.cli.app import (
     BatchTokens,
+    Between,
     ContextName,
     Device,
     DeviceMap,
     DType,
     FocalDepth,
     Json,
+    LensName,
     MemoryMb,
     ModelName,
     ReadingNames,
     RemoteCode,
     Revision,
+    Transfer,
     app,
     load,
     make_console,
-    parse_depths,
+    open_lens,
     print_json,
     split,
     working,
@@ -62,8 +65,11 @@ def trace(
     model: ModelName,
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to read.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="One text or JSON object per line.")] = None,
-    focal_depth: FocalDepth = "auto",
+    lens: LensName = "hyper",
+    focal_depth: FocalDepth = "",
     context: ContextName = "jump",
+    between: Between = "",
+    transfer: Transfer = False,
     image: Annotated[
         list[str] | None, typer.Option("--image", help="An image that each text names; more of them in order.")
     ] = None,
@@ -72,6 +78,9 @@ def trace(
     options: Annotated[str | None, typer.Option("--options", help="Answer options, separated by commas.")] = None,
     letter: Annotated[bool, typer.Option("--letter/--no-letter", help="List the options as A, B, C in the prompt.")] = True,
     reading: ReadingNames = "probability",
+    neighbours: Annotated[
+        bool, typer.Option("--neighbours", help="Add other people's numbers; see docs/neighbours.md.")
+    ] = False,
     top_k: Annotated[int, typer.Option("--top-k", help="Top tokens to keep of every state.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest greedy answer.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Read only the first texts.")] = None,
@@ -85,31 +94,41 @@ def trace(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to save the trajectory in.")] = None,
     json: Json = False,
 ) -> None:
-    """Read texts through the lens: the confidence trajectory, effort and commit state of each position."""
+    """Read texts through a lens: the confidence trajectory, effort and commit state of each position."""
     from hyperlens.artefact import check_place
 
     if out is not None:
         check_place(out)
-    depths, samples = parse_depths(focal_depth), _gather_samples(texts, file, target, options, image, limit)
+    samples = _gather_samples(texts, file, target, options, image, limit)
     with working("loading and proving the model"):
-        from hyperlens.lenses import HyperLens
         from hyperlens.tracing import Limits
         from hyperlens.tracing import trace as read
 
-        lens = HyperLens(depths, context)
+        opened = open_lens(lens, focal_depth, context, between, transfer)
         limits = Limits(memory_mb, batch_tokens, max_new_tokens=max_new_tokens, top_k=top_k, letter=letter)
         loaded = load(model, dtype, device, device_map, revision, trust_remote_code)
-    trajectory = read(loaded, samples, lens, positions, readings=split(reading), limits=limits)
+    readings = split(reading) + (_needed_by_neighbours() if neighbours else ())
+    trajectory = read(loaded, samples, opened, positions, readings=readings, limits=limits)
     if out is not None:
         trajectory.save(out)
     if json:
+        from hyperlens.neighbours import describe_neighbours
         from hyperlens.trajectory import describe_trajectory
 
-        print_json(describe_trajectory(trajectory, split(reading)[0]))
+        beside = {"neighbours": describe_neighbours(trajectory)} if neighbours else {}
+        print_json(describe_trajectory(trajectory, split(reading)[0]) | beside)
     else:
-        from hyperlens.terminal import show_trajectory
+        from hyperlens.terminal import show_neighbours, show_trajectory
 
         show_trajectory(make_console(), trajectory)
+        if neighbours:
+            show_neighbours(make_console(), trajectory)
+
+
+def _needed_by_neighbours() -> tuple[str, ...]:
+    from hyperlens.neighbours import NEEDED
+
+    return NEEDED
 
 
 def _gather_samples(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, no_type_check
 
 import typer
 
 from hyperlens.cli.app import (
+    LENS_HELP,
     BatchTokens,
+    Between,
     ContextName,
     Device,
     DeviceMap,
@@ -20,9 +23,10 @@ from hyperlens.cli.app import (
     RemoteCode,
     Revision,
     Seed,
+    Transfer,
     app,
+    describe_lens,
     make_console,
-    parse_depths,
     print_json,
     split,
     working,
@@ -53,8 +57,11 @@ def study(
     chat: Annotated[bool, typer.Option("--chat", help="Put questions through the model's chat template.")] = False,
     read: Annotated[str, typer.Option("--read", help="target, generated or options; by default what is usual.")] = "",
     seed: Seed = 0,
-    focal_depth: FocalDepth = "auto",
+    lens: Annotated[list[str] | None, typer.Option("--lens", help=f"{LENS_HELP} May be repeated.")] = None,
+    focal_depth: FocalDepth = "",
     context: ContextName = "jump",
+    between: Between = "",
+    transfer: Transfer = False,
     reading: ReadingNames = "probability",
     batch_tokens: BatchTokens = 4096,
     dtype: DType = "auto",
@@ -73,7 +80,7 @@ def study(
     """Measure accuracy, confidence and effort: a study from its file, or one put together by options; without any, our model
     on our questions. Goes on where it was stopped."""
     from hyperlens.artefact import MARK, check_file, page_beside
-    from hyperlens.runs import LensSpec, ModelSpec, Study, TaskSpec, draw_samples, read_study, run_study
+    from hyperlens.runs import ModelSpec, Study, TaskSpec, draw_samples, read_study, run_study
     from hyperlens.tasks import GRADED
 
     if spec is not None:
@@ -92,7 +99,7 @@ def study(
         wanted = Study(
             models=tuple(ModelSpec(name, **load) for name in dict.fromkeys(model or ["reference"])),
             tasks=tuple(tasks),
-            lenses=(LensSpec("", parse_depths(focal_depth), context, split(reading)),),
+            lenses=_describe_lenses(lens or ["hyper"], focal_depth, context, between, transfer, split(reading)),
             limit=limit,
             seed=seed,
             data=data,
@@ -146,6 +153,23 @@ def write_report(
             print(f"Figure: {place}")
     else:
         print(f"Page: {write_report(run, out, format)}")
+
+
+def _describe_lenses(
+    names: list[str], depths: str, context: str, between: str, transfer: bool, readings: tuple[str, ...]
+) -> tuple[Any, ...]:
+    """The lenses of a study, side by side; of several, each takes the options that it has. Raises InputError."""
+    names = list(dict.fromkeys(names))
+    tuned = [name for name in names if name not in ("hyper", "logit")]
+    found = []
+    for name in names:
+        if name == "logit" and len(names) > 1:
+            found.append(describe_lens(name, readings=readings))
+            continue
+        one = describe_lens(name, depths, context, between, transfer and (name in tuned or not tuned), readings)
+        several = name in tuned and len(tuned) > 1
+        found.append(replace(one, name=f"tuned {Path(name).name}") if several else one)
+    return tuple(found)
 
 
 def _given_options(context: Any) -> set[str]:

@@ -103,14 +103,16 @@ def route_batch(
     depths: tuple[int, ...],
     stack_tokens: int,
     form: CachedForm = "rows",
+    every: bool = False,
 ) -> Routed:
     """Run the batch once, then route its states 0 … L − m − 1 (in "cached", in its `form`: to L − m) for each focal depth m.
 
     `stack_tokens` bounds the tokens that go through the deepest layers at once; the depths are computed as they are asked for.
+    With `every` the states that no depth routes can be picked too.
     """
     last, deepest = splice.depth, max(depths)
     whole, recall = (deepest > 0 or bool(lens.between)) and lens.context == "jump", None
-    record = {*range(last - min(depths) + 1), last}
+    record = {*range(last - (0 if every else min(depths)) + 1), last}
     if deepest and not whole:
         done, recall = run_recalling(splice, inputs, record, probes, deepest, form)
     else:
@@ -149,7 +151,7 @@ def _jump(
         routed = []
         for low in range(0, count, each):
             stack = torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
-            stack = _pass_between(lens, splice, inputs.pick(part), stack, low, count)
+            stack = pass_between(lens, splice, inputs.pick(part), stack, low, count)
             routed.append(route_stack(splice, inputs.pick(part), stack, count, inside))
         parts.append((mine, torch.cat(routed)))
     return join_probes(parts)
@@ -164,7 +166,7 @@ def route_stack(
     return torch.stack([probes.pick(state) for state in stack])
 
 
-def _pass_between(
+def pass_between(
     lens: Lens, splice: Splice, inputs: Inputs, stack: Float[Tensor, "state row token *width"], first: int, count: int
 ) -> Float[Tensor, "state row token *width"]:
     """States `first`, `first` + 1 … through the layers in between that come after them and before the deepest."""

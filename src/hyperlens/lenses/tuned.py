@@ -18,10 +18,13 @@ from torch import Tensor
 
 from hyperlens.artefact import is_artefact, read_document, write_artefact
 from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
-from hyperlens.lenses.lens import Lens
-from hyperlens.models import Model
+from hyperlens.lenses.lens import CHOICES, Lens
+from hyperlens.lenses.unembedding import hash_unembedding
+from hyperlens.models import REFERENCE, Model
 
 TENSORS = "translators.safetensors"
+LENS_FOLDER = Path(__file__).parent.parent / "data" / "lens"
+"""The lens of the model that comes with the package, called by that model's name."""
 REMEDY = "train one for this model with hyperlens tune-lens, or read it as the lens of another model with transfer (--transfer)"
 
 
@@ -52,6 +55,15 @@ class Translators:
         """Translators that change nothing, which makes the logit lens of a tuned lens."""
         return cls(torch.zeros(states, width, width), torch.zeros(states, width))
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of their values in float32."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.float().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Translators:
         """The same in another place and precision."""
         return Translators(self.weight.to(device, dtype), None if self.bias is None else self.bias.to(device, dtype))
@@ -79,6 +91,8 @@ class TunedLens(Lens):
     translators: Translators = field(kw_only=True, repr=False)
     origin: Origin = field(kw_only=True)
     transfer: bool = field(default=False, kw_only=True)
+    saved: str | None = field(default=None, kw_only=True, repr=False)
+    """The fingerprint from before the translators were brought into a model's precision; None where they are as they were."""
 
     @property
     def name(self) -> str:
@@ -86,12 +100,8 @@ class TunedLens(Lens):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the translators' values in float32."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.translators.tensors().items()):
-            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.float().numpy().tobytes())
-        return digest.hexdigest()
+        """That of the translators as they were trained or saved."""
+        return self.translators.fingerprint if self.saved is None else self.saved
 
     def prepare(self, state: int, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place width"]:
         return self.translators.translate(state, hidden)
@@ -101,10 +111,10 @@ class TunedLens(Lens):
         check_shape(self, model)
         if not self.transfer:
             check_origin(self.origin, model)
-        if self.focal_depths != (self.origin.focal_depth,) and self.focal_depths not in ("auto", "sweep"):
+        if self.saved is None and self.focal_depths not in ((self.origin.focal_depth,), *CHOICES):
             self._say_depth()
         splice = model.splice
-        return replace(self, translators=self.translators.to(splice.device, splice.dtype))
+        return replace(self, translators=self.translators.to(splice.device, splice.dtype), saved=self.fingerprint)
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
@@ -122,16 +132,20 @@ class TunedLens(Lens):
         )
 
 
+def measure_width(model: Model) -> int:
+    """Values of one residual state. Raises InputError where a state is a matrix of them."""
+    width = model.splice.anatomy.width
+    if len(width) != 1:
+        raise InputError(f"each state of {model.name} is a matrix of {list(width)} values; a tuned lens reads vectors")
+    return width[0]
+
+
 def check_shape(lens: TunedLens, model: Model) -> None:
     """Raises InputError where the translators are of another width or number of states than the model."""
     states, width = lens.translators.weight.shape[:2]
-    own = model.splice.anatomy.width
-    if len(own) != 1:
-        raise InputError(f"each state of {model.name} is a matrix of {list(own)} values; a tuned lens reads vectors")
-    if width != own[0]:
-        raise InputError(
-            f"the lens was trained for width {width}; {model.name} has {own[0]}; train one with hyperlens tune-lens"
-        )
+    own = measure_width(model)
+    if width != own:
+        raise InputError(f"the lens was trained for width {width}; {model.name} has {own}; train one with hyperlens tune-lens")
     if states != model.layers:
         raise InputError(
             f"the lens has translators for {states} states; {model.name} has {model.layers} before its last; train one with "
@@ -151,6 +165,24 @@ def check_origin(origin: Origin, model: Model) -> None:
             f"the lens was trained for {origin.model} ({origin.fingerprint[:12]}…); {model.name} is {model.fingerprint[:12]}…, "
             f"whose weights or configuration are others; {REMEDY}"
         )
+    if origin.fingerprint is None:
+        _check_unembedding(origin, model)
+
+
+def _check_unembedding(origin: Origin, model: Model) -> None:
+    """For a lens that knows no more of its model: raises InputError where that has another unembedding matrix."""
+    if origin.unembedding is None:
+        warnings.warn(
+            f"nothing in the lens tells whether it was trained for {model.name}; it names {origin.model}",
+            HyperLensWarning,
+            stacklevel=5,
+        )
+    elif origin.unembedding != (own := hash_unembedding(model)):
+        what = "has none that can be compared" if own is None else f"has {own[:12]}…"
+        raise InputError(
+            f"the lens was trained for {origin.model} with the unembedding matrix {origin.unembedding[:12]}…; "
+            f"{model.name} {what}; {REMEDY}"
+        )
 
 
 def save_lens(lens: TunedLens, folder: str | os.PathLike[str], training: Mapping[str, Any] | None = None) -> Path:
@@ -159,7 +191,7 @@ def save_lens(lens: TunedLens, folder: str | os.PathLike[str], training: Mapping
         "kind": "tuned lens",
         "states": len(lens.translators.weight),
         "width": lens.translators.weight.shape[-1],
-        "fingerprint": lens.fingerprint,
+        "fingerprint": lens.translators.fingerprint,
         "origin": asdict(lens.origin),
         "training": dict(training or {}),
     }
@@ -174,12 +206,12 @@ def load_lens(
 ) -> TunedLens:
     """Read a tuned lens that we or the original package (`config.json` and `params.pt`) wrote.
 
-    Read at the focal depth for which it was trained unless `focal_depths` says otherwise. Raises ArtefactError where the folder
-    is neither, or damaged.
+    "reference" is the one of the reference model. Read at the focal depth for which it was trained unless `focal_depths` says
+    otherwise. Raises ArtefactError where the folder is neither, or damaged.
     """
     from hyperlens.lenses.original import is_original, read_original
 
-    place = Path(folder)
+    place = LENS_FOLDER if os.fspath(folder) == REFERENCE and not Path(folder).is_dir() else Path(folder)
     if is_original(place) and not is_artefact(place):
         translators, origin = read_original(place)
     else:

@@ -49,7 +49,7 @@ def _named_tensors(network: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
                 continue
             for suffix, companion in _companions(module, tensor):
                 yield f"{full}.{suffix}", companion
-            yield full, _fetched(module, name, tensor)
+            yield full, fetch_weight(module, name, tensor)
 
 
 def _companions(module: nn.Module, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -62,8 +62,8 @@ def _companions(module: nn.Module, weight: Tensor) -> Iterator[tuple[str, Tensor
         yield "SCB", scales
 
 
-def _fetched(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """The tensor itself, or what accelerate keeps of it elsewhere."""
+def fetch_weight(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The tensor itself, or what accelerate keeps of it elsewhere. Raises ModelError where it is nowhere."""
     if tensor.device.type != "meta":
         return tensor
     hook = getattr(module, "_hf_hook", None)

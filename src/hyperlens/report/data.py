@@ -89,10 +89,12 @@ class Chapter:
     spreads: tuple[Spreads, ...]
     accuracies: tuple[Accuracy, ...]
     examples: tuple[Example, ...]
+    logit: bool = True
+    """Whether m = 0 is the logit lens."""
 
     @property
     def pair(self) -> tuple[int, ...]:
-        """The logit lens, where it was read, and the depth that stands for the others."""
+        """Focal depth 0, where it was read, and the depth that stands for the others."""
         return tuple(dict.fromkeys(depth for depth in (0, self.main) if depth in self.depths))
 
 

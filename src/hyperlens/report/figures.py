@@ -65,7 +65,8 @@ def draw_overview(data: ReportData) -> Group | None:
     for own in (True, False):
         lines = [_contrast_line(data, chapter, labels, chapter.main if own else 0) for chapter in data.chapters]
         if any(line.x for line in lines) and (own or depths != {0}):
-            title = "each model's own focal depth" if own and len(depths) > 1 else say_depth(max(depths) if own else 0)
+            logit = all(chapter.logit for chapter in data.chapters)
+            title = "each one's own focal depth" if own and len(depths) > 1 else say_depth(max(depths) if own else 0, logit)
             panels.append(Panel(title, draw_differences(lines)))
             lows += [end for line in lines for end in (*line.y, *line.low) if end is not None]
             highs += [end for line in lines for end in (*line.y, *line.high) if end is not None]
@@ -80,15 +81,16 @@ def draw_levels(data: ReportData, chapter: Chapter) -> Group | None:
     for task, rows in _tasks(data, chapter):
         graded = [row for row in rows if row["level"] is not None]
         if len(graded) > 1:
-            panels.append(Panel(spell(task), draw_effort([_level_line(graded, depth) for depth in chapter.headline])))
-    return Group("Effort by level", tuple(panels), _legend(map(say_depth, chapter.headline))) if panels else None
+            panels.append(Panel(spell(task), draw_effort([_level_line(graded, chapter, depth) for depth in chapter.headline])))
+    return Group("Effort by level", tuple(panels), _legend(_say_depths(chapter, chapter.headline))) if panels else None
 
 
 def draw_trajectories(chapter: Chapter) -> Iterator[Group]:
     """Mean trajectories of each task or contrast, a panel for each focal depth."""
     for title in dict.fromkeys(curves.title for curves in chapter.curves):
         mine = [curves for curves in chapter.curves if curves.title == title]
-        panels = [Panel(say_depth(curves.depth), draw_curves(curves.lines, chapter.layers, curves.pair)) for curves in mine]
+        named = zip(_say_depths(chapter, [curves.depth for curves in mine]), mine, strict=True)
+        panels = [Panel(name, draw_curves(curves.lines, chapter.layers, curves.pair)) for name, curves in named]
         lines = mine[0].lines
         styles = pick_styles([line.beside for line in lines], mine[0].pair)
         legend = tuple((spell(line.name), style) for line, style in zip(lines, styles, strict=True))
@@ -100,7 +102,7 @@ def draw_distributions(chapter: Chapter) -> Iterator[Group]:
     for depth in chapter.pair:
         panels = [Panel(spell(one.title), draw_spreads(one.spreads)) for one in chapter.spreads if one.depth == depth]
         if panels:
-            yield Group(say_depth(depth), tuple(panels))
+            yield Group(say_depth(depth, chapter.logit), tuple(panels))
 
 
 def draw_correctness(chapter: Chapter) -> Group | None:
@@ -110,7 +112,7 @@ def draw_correctness(chapter: Chapter) -> Group | None:
         lines = [one.line for one in chapter.accuracies if one.task == task and one.right.n and one.wrong.n]
         if lines:
             panels.append(Panel(spell(task), draw_accuracy(lines)))
-    return Group("Effort and correctness", tuple(panels), _legend(map(say_depth, chapter.pair))) if panels else None
+    return Group("Effort and correctness", tuple(panels), _legend(_say_depths(chapter, chapter.pair))) if panels else None
 
 
 def write_figures(run: Run, folder: str | os.PathLike[str] | None = None, formats: Sequence[str] = ("svg",)) -> list[Path]:
@@ -237,10 +239,14 @@ def _tasks(data: ReportData, chapter: Chapter) -> Iterator[tuple[str, list[dict[
         yield task, [row for row in rows if row["task"] == task]
 
 
-def _level_line(rows: Sequence[dict[str, Any]], depth: int) -> Line:
+def _say_depths(chapter: Chapter, depths: Sequence[int]) -> list[str]:
+    return [say_depth(depth, chapter.logit) for depth in depths]
+
+
+def _level_line(rows: Sequence[dict[str, Any]], chapter: Chapter, depth: int) -> Line:
     efforts = [row["effort"][str(depth)] for row in rows]
     return Line(
-        say_depth(depth),
+        say_depth(depth, chapter.logit),
         [row["level"] for row in rows],
         *([effort[end] for effort in efforts] for end in ("mean", "low", "high")),
     )

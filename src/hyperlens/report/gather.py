@@ -15,8 +15,9 @@ from hyperlens.contrast import estimate_auroc, estimate_mean
 from hyperlens.plots import Line, Spread
 from hyperlens.report.data import Accuracy, Chapter, Example, ReportData, Spreads, Token
 from hyperlens.report.shards import MOST_TOKENS, Place, Rows, find_curves, name_level, read_shards
+from hyperlens.report.words import say_depth
 from hyperlens.runs import Run
-from hyperlens.runs.caveats import find_caveats, pick_headline, pick_main
+from hyperlens.runs.caveats import find_caveats, is_logit, pick_headline, pick_main
 
 BINS = 40
 PARTS, SMALLEST_PART = 5, 8
@@ -70,8 +71,9 @@ def _gather_chapter(run: Run, model: str, lens: str, rows: Rows, each: int) -> C
         main,
         tuple(find_curves(run, sums, depths)),
         tuple(_find_spreads(rows, pair)),
-        tuple(_find_accuracies(rows, pair, run.store.study.seed)),
+        tuple(_find_accuracies(rows, pair, run.store.study.seed, is_logit(document))),
         tuple(_fill_examples(run, rows, chosen, tokens, main)),
+        is_logit(document),
     )
 
 
@@ -95,7 +97,7 @@ def _spread(name: str, values: np.ndarray, beside: bool) -> Spread:
     return Spread(name, counts.tolist(), (first, median, third), len(values), beside)
 
 
-def _find_accuracies(rows: Rows, depths: Sequence[int], seed: int) -> Iterator[Accuracy]:
+def _find_accuracies(rows: Rows, depths: Sequence[int], seed: int, logit: bool) -> Iterator[Accuracy]:
     """Of each task of which it is known what was right."""
     for task, mine in rows.by("task"):
         for depth in depths:
@@ -106,7 +108,7 @@ def _find_accuracies(rows: Rows, depths: Sequence[int], seed: int) -> Iterator[A
             parts = np.array_split(np.argsort(effort, kind="stable"), max(1, min(PARTS, len(effort) // SMALLEST_PART)))
             found = [estimate_mean(correct[part], seed) for part in parts]
             line = Line(
-                "logit lens (m = 0)" if depth == 0 else f"m = {depth}",
+                say_depth(depth, logit),
                 [float(effort[part].mean()) for part in parts],
                 [one.value for one in found],
                 [one.low for one in found],

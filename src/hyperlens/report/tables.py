@@ -18,6 +18,7 @@ from hyperlens.report.words import (
     say_p,
     spell,
 )
+from hyperlens.runs.caveats import describe_lens
 from hyperlens.runs.summary import CLEAR
 
 Row = Mapping[str, Any]
@@ -50,13 +51,13 @@ def tabulate_overview(data: ReportData) -> Table | None:
         for depth in sorted(chapter.pair, reverse=True):
             cells = [text for name in contrasts for text in _contrast_cells(found.get((name, depth)))]
             if set(cells) - {NOTHING}:
-                rows.append((spell(name_chapter(data, chapter)), say_depth(depth), *cells))
+                rows.append((spell(name_chapter(data, chapter)), say_depth(depth, chapter.logit), *cells))
     if not rows:
         return None
     return Table(
         "Mean Ω of the easy and of the hard task, and their difference with its interval: ▲ clearly more effort on the hard "
         f"side, ▼ clearly less (the interval excludes 0, and p (Holm) is at most {CLEAR}). Ω itself is not comparable between "
-        "models or focal depths; the differences and their signs are.",
+        "models, lenses or focal depths; the differences and their signs are.",
         ("model", "focal depth", *(name for _ in contrasts for name in ("easy", "hard", "hard − easy"))),
         tuple(rows),
         2,
@@ -66,11 +67,12 @@ def tabulate_overview(data: ReportData) -> Table | None:
 
 def tabulate_signs(data: ReportData) -> Table | None:
     """In how many cells the hard side takes more effort; None where there are fewer than two cells."""
-    several = len({chapter.lens for chapter in data.chapters}) > 1
+    logit = {chapter.lens: chapter.logit for chapter in data.chapters}
+    several = len(logit) > 1
     rows = [
         (
             *((spell(row["lens"]),) if several else ()),
-            "each model's own" if row["depth"] == "chosen" else say_depth(row["depth"]),
+            "each model's own" if row["depth"] == "chosen" else say_depth(row["depth"], logit[row["lens"]]),
             *(str(row[name]) for name in ("models", "cells", "positive", "negative")),
             say_p(row["p"]),
             f"{row['clear']['positive']} / {row['clear']['negative']}",
@@ -98,7 +100,7 @@ def tabulate_models(data: ReportData) -> Table:
     for name, model in data.results["models"].items():
         proof = model["certificate"]
         lenses = "; ".join(
-            f"{lens} (context {one['context']}): m = {join(one['focal_depths'])}" for lens, one in model["lenses"].items()
+            f"{lens} ({describe_lens(one)}): m = {join(one['focal_depths'])}" for lens, one in model["lenses"].items()
         )
         rows.append(
             tuple(
@@ -153,7 +155,7 @@ def _tabulate_groups(data: ReportData, chapter: Chapter) -> Table:
         ("task", "level", "n", "tokens", "read", "accuracy", "confidence", *("Ω" for _ in order)),
         tuple(rows),
         1,
-        (("", 7), *((say_depth(depth), 1) for depth in order)),
+        (("", 7), *((say_depth(depth, chapter.logit), 1) for depth in order)),
     )
 
 
@@ -172,7 +174,7 @@ def _tabulate_phases(data: ReportData, chapter: Chapter) -> Table:
         ("task", "level", "n", *(name for _ in wide for name in ("Ω if correct", "struggle", "commit"))),
         tuple(rows),
         1,
-        (("", 3), *((say_depth(depth), 3) for depth in wide)),
+        (("", 3), *((say_depth(depth, chapter.logit), 3) for depth in wide)),
     )
 
 
@@ -261,11 +263,12 @@ def _tabulate_choices(data: ReportData, chapter: Chapter) -> Table:
         (spell(row["task"]), str(row["chosen"]), say_interval(row["held_out"]), say_interval(row["logit"]))
         for row in data.rows("choices", chapter)
     ]
+    beside = "logit lens" if chapter.logit else "m = 0"
     caption = (
         "With labels: the depth that follows the levels best on one half of the samples, measured on the other half, beside "
-        "the logit lens there."
+        f"{'the ' * chapter.logit}{beside} there."
     )
-    return Table(caption, ("task", "chosen m", "its rho, other half", "logit lens, other half"), tuple(rows))
+    return Table(caption, ("task", "chosen m", "its rho, other half", f"{beside}, other half"), tuple(rows))
 
 
 def _tabulate_resolution(data: ReportData, chapter: Chapter) -> Table:
@@ -273,7 +276,7 @@ def _tabulate_resolution(data: ReportData, chapter: Chapter) -> Table:
     if auto is None:
         return Table("", (), ())
     rows = [
-        (say_depth(int(depth)), say_number(row["resolution"]), "chosen" if int(depth) == auto["chosen"] else "")
+        (say_depth(int(depth), chapter.logit), say_number(row["resolution"]), "chosen" if int(depth) == auto["chosen"] else "")
         for depth, row in auto["candidates"].items()
     ]
     caption = (

@@ -128,9 +128,9 @@ def say_p(value: float | None) -> str:
     return say_number(value, 3 if value is not None and value >= 0.001 else 4)
 
 
-def say_depth(depth: int | str) -> str:
-    """A focal depth by its name."""
-    return "logit lens (m = 0)" if depth == 0 else f"m = {depth}"
+def say_depth(depth: int | str, logit: bool = True) -> str:
+    """A focal depth by its name; `logit` where m = 0 is the logit lens."""
+    return "logit lens (m = 0)" if depth == 0 and logit else f"m = {depth}"
 
 
 def say_direction(value: Row) -> str:
@@ -216,30 +216,33 @@ def _describe_nothing(data: ReportData) -> str:
 
 
 def _by_kind_of_depth(data: ReportData, kind: str) -> Iterator[tuple[str, list[Row]]]:
-    """The rows at the logit lens, then those at each chapter's main depth where that is another one."""
-    for logit in (True, False):
-        rows, depths = [], set()
-        for chapter in data.chapters:
-            depth = 0 if logit else chapter.main
-            if (logit and 0 in chapter.depths) or (not logit and chapter.main != 0):
-                rows += [row for row in data.rows(kind, chapter, headline=False) if row["depth"] == depth]
-                depths.add(depth)
-        if logit:
-            yield "With the logit lens (m = 0)", rows
-        elif len(depths) == 1:
-            yield f"At focal depth m = {next(iter(depths))}", rows
-        else:
-            yield "At each model's own focal depth", rows
+    """Of each lens the rows at focal depth 0, then those at each chapter's main depth where that is another one."""
+    lenses = list(dict.fromkeys(chapter.lens for chapter in data.chapters))
+    for lens in lenses:
+        chapters = [chapter for chapter in data.chapters if chapter.lens == lens]
+        through = f"Through the lens {lens}, at" if len(lenses) > 1 else "At"
+        for first in (True, False):
+            rows, depths = [], set()
+            for chapter in chapters:
+                depth = 0 if first else chapter.main
+                if (first and 0 in chapter.depths) or (not first and chapter.main != 0):
+                    rows += [row for row in data.rows(kind, chapter, headline=False) if row["depth"] == depth]
+                    depths.add(depth)
+            if first and chapters[0].logit and len(lenses) == 1:
+                yield "With the logit lens (m = 0)", rows
+            elif len(depths) == 1:
+                yield f"{through} focal depth m = {next(iter(depths))}", rows
+            else:
+                yield f"{through} each model's own focal depth", rows
 
 
 def _name_rows(data: ReportData, rows: Sequence[Row], key: str, of: int) -> str:
-    """The rows by name; with several models or lenses, their number and the names under each."""
-    if len(data.chapters) == 1:
+    """The rows of one lens by name; with several models, their number and the names under each."""
+    if len({chapter.model for chapter in data.chapters}) == 1:
         return ", ".join(str(row[key]) for row in rows)
-    names = {(chapter.model, chapter.lens): name_chapter(data, chapter) for chapter in data.chapters}
     grouped: dict[str, list[str]] = {}
     for row in rows:
-        grouped.setdefault(names[row["model"], row["lens"]], []).append(str(row[key]))
+        grouped.setdefault(row["model"], []).append(str(row[key]))
     named = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in grouped.items())
     return f"{len(rows)} of {of} cells" + (f" ({named})" if len(rows) <= 8 else "")
 

@@ -29,6 +29,63 @@ def pick_main(lens: Row) -> int:
     return max(lens["focal_depths"]) if lens["auto"] is None else lens["auto"]["chosen"]
 
 
+def is_logit(lens: Row) -> bool:
+    """Whether focal depth 0 of a lens is the logit lens: it has no translators, and no layers in between."""
+    return lens.get("name") != "tuned" and not lens.get("between")
+
+
+def describe_lens(lens: Row) -> str:
+    """What a lens is, by what a run or a trajectory keeps of it.
+
+    >>> describe_lens({"name": "tuned", "origin": {"model": "reference"}, "context": "jump", "between": [3, 7]})
+    'tuned lens of reference, context jump, by way of layers 3, 7'
+    """
+    if lens.get("name") == "logit":
+        return "logit lens"
+    parts = [f"tuned lens of {lens['origin']['model']}"] if lens.get("name") == "tuned" else []
+    between = [f"by way of {_name_layers(lens['between'])}"] if lens.get("between") else []
+    return ", ".join([*parts, f"context {lens['context']}", *between])
+
+
+def describe_lenses(results: Row) -> list[str]:
+    """One sentence for each thing that sets a lens apart from HyperLens and the logit lens, and for their efforts together."""
+    found = [
+        sentence
+        for name, model in results["models"].items()
+        for lens, document in model["lenses"].items()
+        for sentence in find_foreign(name, model, lens, document)
+    ]
+    kinds = {describe_lens(lens) for model in results["models"].values() for lens in model["lenses"].values()}
+    if len(kinds) > 1:
+        found.append("Each lens has its own Ω: compare what contrasts and trends say through different lenses, never Ω itself.")
+    return found
+
+
+def find_foreign(name: str, model: Row, called: str, lens: Row) -> Iterator[str]:
+    """One sentence for each thing of a lens that a reader of a model's results should know."""
+    origin = lens.get("origin")
+    if origin and lens["transfer"] and origin["fingerprint"] != model["fingerprint"]:
+        yield (
+            f"{name} is read with the lens of another model: the translators of {called} were trained for {origin['model']}, "
+            "so that what it shows is about both."
+        )
+    others = [depth for depth in lens["focal_depths"] if origin and depth != origin["focal_depth"]]
+    if origin and others:
+        yield (
+            f"The translators of {called} were trained at m = {origin['focal_depth']}; at m = {_join(others)} {name} reads "
+            "what they give through layers that they were not trained for."
+        )
+    if lens.get("between"):
+        yield (
+            f"Through the lens {called}, states of {name} pass {_name_layers(lens['between'])} on their way to the deepest "
+            "ones, where these come after them."
+        )
+
+
+def _name_layers(numbers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(numbers) > 1)} {_join(numbers)}"
+
+
 def find_caveats(results: Row, floors: Mapping[str, float] | None = None) -> list[str]:
     """One sentence for each thing that weakens what a run's `results` say, the gravest first; none where there is none.
 
@@ -36,6 +93,7 @@ def find_caveats(results: Row, floors: Mapping[str, float] | None = None) -> lis
     """
     finders = (
         describe_losses(results),
+        describe_lenses(results),
         _find_unknown(results),
         _find_undefined(results),
         _find_few_samples(results),
@@ -86,13 +144,16 @@ def describe_losses(results: Row) -> list[str]:
 
 def _find_undefined(results: Row) -> Iterator[str]:
     """Samples without an effort, at each depth that tables show."""
-    counts: dict[int, int] = {}
+    counts: dict[tuple[str, int], int] = {}
     for group in results["groups"]:
         for depth in _headline(results, group):
-            counts[depth] = counts.get(depth, 0) + group["undefined"][str(depth)]
-    for depth, count in sorted(counts.items()):
+            place = (group["lens"], depth)
+            counts[place] = counts.get(place, 0) + group["undefined"][str(depth)]
+    several = len({lens for lens, _ in counts}) > 1
+    for (lens, depth), count in sorted(counts.items()):
         if count:
-            yield f"At m = {depth} the effort of {count} samples is undefined; they are left out of its means."
+            where = f" (lens {lens})" if several else ""
+            yield f"At m = {depth}{where} the effort of {count} samples is undefined; they are left out of its means."
 
 
 def _find_few_samples(results: Row) -> Iterator[str]:

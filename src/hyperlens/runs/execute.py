@@ -15,9 +15,9 @@ from rich.progress import Progress
 
 from hyperlens.errors import ChangedModelError, HyperLensWarning, InputError, MemoryLimitError, ModelError
 from hyperlens.runs.opening import begin
-from hyperlens.runs.run import Run, open_run, sum_up
+from hyperlens.runs.run import Run, list_refused, open_run, sum_up
 from hyperlens.runs.spec import Study, read_study
-from hyperlens.runs.store import Shard, Store, stamp_files
+from hyperlens.runs.store import Shard, Store, stamp_sources
 from hyperlens.tasks import Drawn, Sample, draw_given, draw_task
 from hyperlens.tasks.spec import HARNESS
 
@@ -157,7 +157,7 @@ def _check_models(store: Store, pending: Sequence[Shard], models: Mapping[str, M
         known, given = store.model(number), models.get(spec.name)
         if number in open_ones or known is None:
             continue
-        if given is not None or known.get("files") != stamp_files(store.study.locate_model(spec.source)):
+        if given is not None or known.get("files") != stamp_sources(store.study, number):
             from hyperlens.runs.measure import open_reader
 
             open_reader(store, number, given)
@@ -168,8 +168,8 @@ def _finish(store: Store) -> Run:
     refused = {number: reason for number in range(len(store.study.models)) if (reason := store.refused(number))}
     if len(refused) == len(store.study.models):
         raise ModelError(refused[0])
-    for number, reason in refused.items():
-        warnings.warn(f"{store.study.models[number].name} was left out: {reason}", HyperLensWarning, stacklevel=3)
+    for name, reason in list_refused(store).items():
+        warnings.warn(f"{name} was left out: {reason}", HyperLensWarning, stacklevel=3)
     while not (store.complete and store.results):
         with store.claim() as mine:
             if mine:

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from hyperlens.configuration import context_length
 from hyperlens.encoding import Encoded, encode_sample
-from hyperlens.errors import ChangedModelError, HyperLensError, InputError, MemoryLimitError
-from hyperlens.lenses import HyperLens
+from hyperlens.errors import ArtefactError, ChangedModelError, HyperLensError, InputError, MemoryLimitError, ModelError
+from hyperlens.lenses import HyperLens, Lens, LogitLens, TunedLens, load_lens
 from hyperlens.models import Model, load_model
-from hyperlens.runs.store import Shard, Store, stamp_files
+from hyperlens.runs.spec import TRAINED, LensSpec
+from hyperlens.runs.store import Shard, Store, stamp_sources
 from hyperlens.runs.summary import tabulate_samples
 from hyperlens.tasks import Sample, grade_answer, letter_options
 from hyperlens.tasks.spec import HARNESS
@@ -35,18 +36,20 @@ Skips = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Reader:
-    """A model of a study that is ready to read its shards, and its lenses with their focal depths."""
+    """A model of a study that is ready to read its shards, and its lenses with their focal depths; None for one that does not
+    fit the model."""
 
     store: Store
     number: int
     model: Model
-    lenses: tuple[HyperLens, ...]
+    lenses: tuple[Lens | None, ...]
 
 
 def open_reader(store: Store, number: int, given: Model | None = None) -> Reader:
     """Load model `number` of the study (or take the one `given`), prove it, and choose its focal depths once per run.
 
-    Raises ModelError where it is not the model with which the run began.
+    A lens that does not fit it is put down as refused, so that the others can read. Raises ModelError where it is not the
+    model with which the run began, or a lens is another one, and what is wrong with the lenses where none fits.
     """
     spec, study = store.study.models[number], store.study
     model = given or load_model(
@@ -59,34 +62,53 @@ def open_reader(store: Store, number: int, given: Model | None = None) -> Reader
         spec.trust_remote_code,
     )
     known = store.model(number) or {}
-    if "fingerprint" not in known:
-        store.add_model(number, _describe_model(store, number, model), keep=not known)
+    begun = "fingerprint" in known
+    if begun:
+        _check_same(store, f'model "{spec.name}"', known["fingerprint"], model.fingerprint)
+    settled = [_settle_lens(store, number, model, lens, known.get("lenses", {}).get(lens.name)) for lens in study.lenses]
+    _check_any(study.lenses, [found for found, _ in settled])
+    documents = {lens.name: document for lens, (_, document) in zip(study.lenses, settled, strict=True)}
+    kept = (
+        {name: value for name, value in known.items() if name != "refused"} if begun else _describe_model(store, number, model)
+    )
+    document = kept | {"lenses": documents}
+    if not begun:
+        store.add_model(number, document, keep=not known)
         known = store.model(number) or {}
-    if known["fingerprint"] != model.fingerprint:
-        raise ChangedModelError(
-            f'model "{spec.name}" is not the one with which the run in {store.folder} began (its weights or configuration '
-            "changed); choose another folder with --out, or begin anew with --restart"
-        )
-    if "refused" in known:
-        store.add_model(number, {name: value for name, value in known.items() if name != "refused"})
-    lenses = tuple(HyperLens(tuple(known["lenses"][lens.name]["focal_depths"]), lens.context) for lens in study.lenses)
-    for lens in lenses:
-        model.certificate.require(lens.context)
-        lens.check_depths(model.layers)
-    return Reader(store, number, model, lenses)
+        _check_same(store, f'model "{spec.name}"', known["fingerprint"], model.fingerprint)
+    elif document != known:
+        store.add_model(number, document)
+        known = document
+    lenses = (
+        _focus(found, known["lenses"][lens.name]) if isinstance(found, Lens) else None
+        for lens, (found, _) in zip(study.lenses, settled, strict=True)
+    )
+    return Reader(store, number, model, tuple(lenses))
+
+
+def make_lens(spec: LensSpec, folder: str = "") -> Lens:
+    """The lens of a table; a tuned one from its folder, the table's path by default. Raises InputError and ArtefactError."""
+    if spec.kind == "logit":
+        return LogitLens()
+    if spec.kind == "hyper":
+        return HyperLens(spec.focal_depths, spec.context, spec.between)
+    depths = None if spec.focal_depths == TRAINED else spec.focal_depths
+    return replace(load_lens(folder or spec.path, depths, spec.context, spec.transfer), between=spec.between)
 
 
 def measure_shard(reader: Reader, shard: Shard, samples: Sequence[Sample]) -> None:
     """Read a shard, whose task has these `samples`, and save it. A batch that memory does not suffice for is made smaller, and
-    the ledger says so."""
+    the ledger says so. Of a lens that does not fit the model nothing is read."""
     store, began = reader.store, time.perf_counter()
-    task = store.tasks[shard.cell.task]
+    task, lens = store.tasks[shard.cell.task], reader.lenses[shard.cell.lens]
+    if lens is None:
+        return
     encoded, skipped = _encode(reader.model, task, samples, shard.samples, store.study.too_long)
     entry: dict[str, Any] = {"skipped": skipped, "cut": sum(one.cut > 0 for _, one in encoded)}
     tables: dict[str, pa.Table] = {}
     if encoded:
         numbers = [number for number, _ in encoded]
-        trajectory, batch_tokens = _read(reader, shard, [one for _, one in encoded])
+        trajectory, batch_tokens = _read(reader, shard, lens, [one for _, one in encoded])
         scores = _score(reader, shard, [samples[number] for number in numbers], trajectory)
         tables = _label(reader, shard, trajectory, numbers, scores)
         entry |= {"batch_tokens": batch_tokens, "largest_error": trajectory.manifest["largest_error_in_run"]}
@@ -100,17 +122,63 @@ def refuse_model(store: Store, number: int, error: HyperLensError) -> None:
     store.add_model(number, {"name": store.study.models[number].name, **(store.model(number) or {}), "refused": str(error)})
 
 
+def _check_same(store: Store, what: str, known: str | None, found: str | None) -> None:
+    """Raises ChangedModelError where a fingerprint is not the one with which the run began."""
+    if known != found:
+        raise ChangedModelError(
+            f"{what} is not the one with which the run in {store.folder} began (its weights or configuration changed); choose "
+            "another folder with --out, or begin anew with --restart"
+        )
+
+
+def _check_any(specs: Sequence[LensSpec], found: Sequence[Lens | HyperLensError]) -> None:
+    """Raises why no lens fits: the first one's error, with its name where there are others."""
+    errors = [one for one in found if isinstance(one, HyperLensError)]
+    if len(errors) < len(found):
+        return
+    more = f" (none of the {len(errors)} lenses fits)" if len(errors) > 1 else ""
+    raise errors[0] if not more else type(errors[0])(f'lens "{specs[0].name}": {errors[0]}{more}')
+
+
+def _settle_lens(
+    store: Store, number: int, model: Model, spec: LensSpec, known: dict[str, Any] | None
+) -> tuple[Lens | HyperLensError, dict[str, Any]]:
+    """A lens of the study for a model, and what the run keeps of it; why it does not fit, where it does not.
+
+    Raises ChangedModelError where it is not the one of which the run has `known`.
+    """
+    try:
+        model.certificate.require(spec.context)
+        lens = make_lens(spec, store.study.locate_lens(spec, store.study.models[number])).fit_to(model)
+        kept = known if known and "focal_depths" in known else _describe_lens(store, model, spec, lens)
+    except (InputError, ArtefactError, ModelError) as error:
+        return error, {**(known or {}), "refused": str(error)}
+    found = lens.fingerprint if isinstance(lens, TunedLens) else None
+    _check_same(store, f'lens "{spec.name}"', kept.get("fingerprint"), found)
+    return lens, {name: value for name, value in kept.items() if name != "refused"}
+
+
+def _describe_lens(store: Store, model: Model, spec: LensSpec, lens: Lens) -> dict[str, Any]:
+    """The focal depths of a lens and how they were chosen, and what sets it apart from a plain HyperLens."""
+    study, plain = store.study, HyperLens().describe()
+    encoded = _calibrate(store, model) if spec.chosen else []
+    chosen, auto = resolve_depth(model, encoded, lens, Limits(study.memory_mb, study.batch_tokens))
+    depths = list(chosen.check_depths(model.layers))
+    apart = {name: value for name, value in lens.describe().items() if value != plain.get(name)}
+    return {"focal_depths": depths, "auto": auto, "context": lens.context} | apart
+
+
+def _focus(lens: Lens, document: dict[str, Any]) -> Lens | None:
+    """The lens at the focal depths that the run chose for the model; None where it did not."""
+    if "focal_depths" not in document:
+        return None
+    depths = tuple(document["focal_depths"])
+    return lens if lens.focal_depths == depths else replace(lens, focal_depths=depths)
+
+
 def _describe_model(store: Store, number: int, model: Model) -> dict[str, Any]:
-    """What a model is, and the focal depths of each lens."""
-    spec, study = store.study.models[number], store.study
-    lenses = {}
-    for lens in study.lenses:
-        model.certificate.require(lens.context)
-        chosen = HyperLens(lens.focal_depths, lens.context)
-        encoded = _calibrate(store, model) if isinstance(lens.focal_depths, str) else []
-        chosen, auto = resolve_depth(model, encoded, chosen, Limits(study.memory_mb, study.batch_tokens))
-        depths = list(chosen.check_depths(model.layers))
-        lenses[lens.name] = {"focal_depths": depths, "auto": auto, "context": lens.context}
+    """What a model is."""
+    spec = store.study.models[number]
     return {
         "name": spec.name,
         "source": spec.source,
@@ -121,8 +189,8 @@ def _describe_model(store: Store, number: int, model: Model) -> dict[str, Any]:
         "dtype": str(model.splice.dtype).removeprefix("torch."),
         "device": str(model.splice.device),
         "certificate": model.certificate.describe(),
-        "lenses": lenses,
-        "files": stamp_files(study.locate_model(spec.source)),
+        "lenses": {},
+        "files": stamp_sources(store.study, number),
     }
 
 
@@ -167,7 +235,7 @@ def _positions(task: dict[str, Any], sample: Sample) -> str:
     return "answer" if sample.target is not None else "last"
 
 
-def _read(reader: Reader, shard: Shard, encoded: Sequence[Encoded]) -> tuple[Trajectory, int]:
+def _read(reader: Reader, shard: Shard, lens: Lens, encoded: Sequence[Encoded]) -> tuple[Trajectory, int]:
     """The trajectory of a shard, and the tokens of a batch with which memory sufficed."""
     study, task = reader.store.study, reader.store.tasks[shard.cell.task]
     positions = _positions(task, encoded[0].sample)
@@ -183,7 +251,6 @@ def _read(reader: Reader, shard: Shard, encoded: Sequence[Encoded]) -> tuple[Tra
             progress=False,
         )
         try:
-            lens = reader.lenses[shard.cell.lens]
             return trace_encoded(reader.model, encoded, lens, positions, reference, readings, limits), batch_tokens
         except MemoryLimitError:
             if batch_tokens // 2 < SMALLEST_BATCH:

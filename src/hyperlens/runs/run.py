@@ -156,16 +156,27 @@ def sum_up(store: Store) -> dict[str, Any]:
     table, study = read_samples(store, entries, UNCOUNTED), store.study
     return {
         "models": models,
-        "refused": {spec.name: reason for number, spec in enumerate(study.models) if (reason := store.refused(number))},
+        "refused": list_refused(store),
         **summarise(table, depths, study.contrasts, study.seed, chosen),
         **_count_losses(store, entries),
     }
 
 
+def list_refused(store: Store) -> dict[str, str]:
+    """Why models, and lenses of a model, were left out, by what a reader calls them."""
+    refused = {}
+    for number, spec in enumerate(store.study.models):
+        if reason := store.refused(number):
+            refused[spec.name] = reason
+        else:
+            refused |= {f"{lens} on {spec.name}": reason for lens, reason in store.left_out(number).items()}
+    return refused
+
+
 def read_entries(store: Store) -> dict[Shard, dict[str, Any]]:
-    """The ledger's entries of the models that were measured."""
-    measured = _measured_models(store)
-    wanted = [shard for shard in store.shards if store.study.models[shard.cell.model].name in measured]
+    """The ledger's entries of the models and lenses that were measured."""
+    read = _cells_read(store)
+    wanted = [shard for shard in store.shards if shard.cell in read]
     return {shard: entry for shard in wanted if (entry := store.entry(shard))}
 
 
@@ -193,27 +204,44 @@ def read_samples(
 
 def _measured_models(store: Store) -> dict[str, dict[str, Any]]:
     """The models of a run by name, but for those that were refused."""
-    known = {number: store.model(number) for number in range(len(store.study.models))}
-    hidden = ("refused", "files")
-    return {
-        document["name"]: {name: value for name, value in document.items() if name not in hidden}
-        for number, document in known.items()
-        if document and "lenses" in document and not store.refused(number)
-    }
+    measured, hidden = {}, ("refused", "files")
+    for number in range(len(store.study.models)):
+        document = store.model(number)
+        if document and "lenses" in document and not store.refused(number):
+            missing = store.left_out(number)
+            shown = {name: value for name, value in document.items() if name not in hidden}
+            lenses = {name: _without(lens, "refused") for name, lens in document["lenses"].items() if name not in missing}
+            measured[document["name"]] = shown | {"lenses": lenses}
+    return measured
+
+
+def _cells_read(store: Store) -> set[Cell]:
+    """The cells of the models and lenses that were measured."""
+    measured = _measured_models(store)
+    lenses = {name: document["lenses"] for name, document in measured.items()}
+    return {cell for cell in store.cells if (names := cell_names(store, cell))[1] in lenses.get(names[0], {})}
+
+
+def _without(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != name}
 
 
 def _count_losses(store: Store, entries: Mapping[Shard, dict[str, Any]]) -> dict[str, Any]:
     """What was left out, cut or changed on the way, by task before any model and by shard (of one lens, since others read the
     same texts); the largest error of all; and with which versions shards were measured."""
+    first: dict[int, int] = {}
+    for shard in entries:
+        first[shard.cell.model] = min(shard.cell.lens, first.get(shard.cell.model, shard.cell.lens))
+    once = {shard: entry for shard, entry in entries.items() if shard.cell.lens == first[shard.cell.model]}
     skipped = [
         {"model": names[0], "task": names[2], **one}
-        for shard, entry in entries.items()
-        if shard.cell.lens == 0 and (names := cell_names(store, shard.cell))
+        for shard, entry in once.items()
+        if (names := cell_names(store, shard.cell))
         for one in entry["skipped"]
     ]
     undrawn = [{"task": task["name"], **one} for task in store.tasks for one in task["skipped"]]
     usual = store.study.batch_tokens
-    measured = _measured_models(store)
+    wanted = _cells_read(store)
     read = {shard.cell for shard, entry in entries.items() if entry["files"]}
     manifests = [entry["manifest"] for entry in entries.values() if "manifest" in entry]
     return {
@@ -221,10 +249,10 @@ def _count_losses(store: Store, entries: Mapping[Shard, dict[str, Any]]) -> dict
         "unread": [
             {"model": names[0], "task": names[2]}
             for cell in store.cells
-            if (names := cell_names(store, cell))[0] in measured and cell not in read
+            if cell in wanted and cell not in read and (names := cell_names(store, cell))
         ],
         "skipped": {"rows": len(undrawn), "samples": len(skipped), "first": [*undrawn, *skipped][:MOST_LISTED]},
-        "cut": sum(entry["cut"] for shard, entry in entries.items() if shard.cell.lens == 0),
+        "cut": sum(entry["cut"] for entry in once.values()),
         "smaller_batches": sum(entry.get("batch_tokens", usual) < usual for entry in entries.values()),
         "largest_error": max((entry.get("largest_error", 0.0) for entry in entries.values()), default=0.0),
         "versions": sorted({_spell(one.get("versions", {})) for one in manifests}),

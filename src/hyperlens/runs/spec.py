@@ -16,8 +16,12 @@ from hyperlens.tasks import GRADED, TaskSpec
 from hyperlens.trajectory import check_readings
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
-CONTEXTS, CHOICES = ("jump", "cached"), ("auto", "sweep")
+KINDS, CONTEXTS, CHOICES = ("hyper", "logit", "tuned"), ("jump", "cached"), ("auto", "sweep")
 """What lenses know too, which need torch."""
+TRAINED = "trained"
+"""The focal depth that a tuned lens was trained for, which only its folder knows."""
+ADDED = ("kind", "path", "between", "transfer")
+"""Fields of a lens that came later: described only where they say something, so that older runs go on."""
 TOO_LONG = ("skip", "truncate")
 TABLES = ("models", "tasks", "lenses", "contrasts")
 
@@ -69,26 +73,74 @@ class LensSpec:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     name: str = ""
-    """How results call it; the context by default."""
-    focal_depths: tuple[int, ...] | str = "auto"
+    """How results call it; by default the context of `hyper`, else the kind."""
+    focal_depths: tuple[int, ...] | str = ""
     """Numbers of deepest layers that states are routed through; `auto` chooses one by resolution and puts the logit lens (0)
-    beside it, `sweep` reads all that it chooses from. Chosen once per model."""
+    beside it, `sweep` reads all that it chooses from. Chosen once per model. By default `auto`; of a tuned lens `trained`, the
+    one that it was trained for."""
     context: str = "jump"
     """What a routed state attends to: in `jump` the states of all positions at its own depth, in `cached` the keys and values
     that the model itself computed for earlier positions."""
     readings: tuple[str, ...] = ("probability",)
     """What is kept of each state; effort always comes from `probability`."""
+    kind: str = "hyper"
+    """`hyper`; `logit`, which reads each state at once; or `tuned`, which first puts it through a trained translator."""
+    path: str = ""
+    """The folder of a tuned lens, of ours or of the original package. `{model}` in it stands for the name of each model, so
+    that one table serves several."""
+    between: tuple[int, ...] = ()
+    """Layers, by number from 1, that a state passes on its way to the deepest ones; only in `jump`."""
+    transfer: bool = False
+    """Whether a tuned lens may read another model than the one that it was trained for; results say so."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or self.context)
+        object.__setattr__(self, "name", self.name or (self.context if self.kind == "hyper" else self.kind))
+        if self.focal_depths == "":
+            usual = {"logit": (0,), "tuned": TRAINED}
+            object.__setattr__(self, "focal_depths", usual.get(self.kind, "auto"))
         if self.context not in CONTEXTS:
             raise InputError(f'"{self.context}" is not a context; choose from {", ".join(CONTEXTS)}')
         check_readings(self.readings)
+        self._check_kind()
+        self._check_depths()
+
+    def _check_kind(self) -> None:
+        """That the fields are those of the lens's kind. Raises InputError."""
+        if self.kind not in KINDS:
+            raise InputError(f'lens "{self.name}" is of kind "{self.kind}"; choose from {", ".join(KINDS)}')
+        if self.kind == "tuned" and not self.path:
+            raise InputError(f'lens "{self.name}" is a tuned lens without a path; give the folder that it was saved in')
+        for name, given in (("a path", self.path), ("transfer", self.transfer)):
+            if given and self.kind != "tuned":
+                raise InputError(
+                    f'lens "{self.name}" has {name}, which only a tuned lens has; leave it away, or name a tuned lens by its '
+                    "folder"
+                )
+        if self.kind == "logit" and (self.focal_depths, self.context, self.between) != ((0,), "jump", ()):
+            raise InputError(
+                f'lens "{self.name}" is the logit lens, which passes no layer; leave its focal depths, context and layers in '
+                "between away, or take the lens hyper"
+            )
+        if self.between and self.context != "jump":
+            raise InputError(
+                f'lens "{self.name}" has layers in between, which all positions pass together; give it the context jump'
+            )
+        if self.between and min(self.between) < 1:
+            raise InputError(f"the layers in between are {list(self.between)}; give their numbers from 1 up")
+
+    def _check_depths(self) -> None:
+        """That the focal depths are ones. Raises InputError."""
         if isinstance(self.focal_depths, str):
-            if self.focal_depths not in CHOICES:
-                raise InputError(f'"{self.focal_depths}" is no focal depth; give numbers, {" or ".join(CHOICES)}')
+            choices = (*CHOICES, TRAINED) if self.kind == "tuned" else CHOICES
+            if self.focal_depths not in choices:
+                raise InputError(f'"{self.focal_depths}" is no focal depth; give numbers, {" or ".join(choices)}')
         elif not self.focal_depths or min(self.focal_depths) < 0:
             raise InputError(f"the focal depths are {list(self.focal_depths)}; give whole numbers from 0 up")
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the focal depths are chosen by looking at the model's trajectories."""
+        return self.focal_depths in CHOICES
 
 
 @dataclass(frozen=True)
@@ -176,11 +228,20 @@ class Study:
 
     def describe(self) -> dict[str, Any]:
         """What makes two studies equal, as JSON has it."""
-        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name != "root"}))
+        document = {name: value for name, value in asdict(self).items() if name != "root"}
+        usual = {one.name: one.default for one in fields(LensSpec) if one.name in ADDED}
+        for lens in document["lenses"]:
+            for name in [name for name, value in usual.items() if lens[name] == value]:
+                del lens[name]
+        return json.loads(json.dumps(document))
 
     def locate(self, path: str) -> str:
         """A path of the study, as seen from where it is run."""
         return path if not path or os.path.isabs(path) else str(Path(self.root) / Path(path).expanduser())
+
+    def locate_lens(self, lens: LensSpec, model: ModelSpec) -> str:
+        """The folder of a tuned lens for a model of the study: beside the study where there is one, else as it is."""
+        return self.locate_model(lens.path.replace("{model}", model.name))
 
     def locate_model(self, source: str) -> str:
         """The source of a model: a path where there is one beside the study, else as it is."""

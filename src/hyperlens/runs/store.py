@@ -200,6 +200,15 @@ class Store:
         mine = [shard for shard in self.shards if shard.cell.model == number]
         return reason if reason and not all(self.entry(shard) for shard in mine) else None
 
+    def left_out(self, number: int) -> dict[str, str]:
+        """Why lenses of the study do not fit a model, by their names, of which it has shards that were not measured."""
+        kept = (self.model(number) or {}).get("lenses", {})
+        refused = {name: document["refused"] for name, document in kept.items() if "refused" in document}
+        names = [lens.name for lens in self.study.lenses]
+        mine = [shard for shard in self.shards if shard.cell.model == number and names[shard.cell.lens] in refused]
+        missing = {names[shard.cell.lens] for shard in mine if not self.entry(shard)}
+        return {name: reason for name, reason in refused.items() if name in missing}
+
     def add_shard(self, shard: Shard, tables: Mapping[str, pa.Table], entry: Mapping[str, Any]) -> None:
         """Save a shard's tables, and then its entry in the ledger, with which it counts. Raises ArtefactError where the run
         was begun anew meanwhile."""
@@ -279,6 +288,15 @@ class Store:
         names = (study.models[cell.model].name, study.tasks[cell.task].name, study.lenses[cell.lens].name)
         folder = "-".join([f"{cell.number:03d}", *map(_slug, names)])
         return self.folder / "shards" / folder / f"{shard.number:05d}.json"
+
+
+def stamp_sources(study: Study, number: int) -> dict[str, list[int]] | None:
+    """Sizes and times of the local files of a model and of the tuned lenses that read it; None where none is local."""
+    spec, tuned = study.models[number], [lens for lens in study.lenses if lens.kind == "tuned"]
+    stamps = stamp_files(study.locate_model(spec.source))
+    beside = {lens.name: stamp_files(study.locate_lens(lens, spec)) or {} for lens in tuned}
+    named = {f"{lens}: {name}": stamp for lens, files in beside.items() for name, stamp in files.items()}
+    return stamps if not tuned else {**(stamps or {}), **named}
 
 
 def stamp_files(source: str) -> dict[str, list[int]] | None:

@@ -88,7 +88,7 @@ def tabulate_samples(trajectory: Trajectory) -> pd.DataFrame:
     }
     return trajectory.samples.assign(
         model=manifest["model"]["name"],
-        lens=manifest["lens"]["context"],
+        lens=_name_lens(manifest["lens"]),
         confidence=average_tokens(trajectory, trajectory.data["probability"].values[:, 0, -1].astype(float)),
         **columns,
     )
@@ -96,7 +96,12 @@ def tabulate_samples(trajectory: Trajectory) -> pd.DataFrame:
 
 def list_depths(trajectory: Trajectory) -> dict[tuple[str, str], tuple[int, ...]]:
     """The focal depths of a trajectory by model and lens, as they are named in `tabulate_samples`."""
-    return {(trajectory.manifest["model"]["name"], trajectory.manifest["lens"]["context"]): trajectory.focal_depths}
+    return {(trajectory.manifest["model"]["name"], _name_lens(trajectory.manifest["lens"])): trajectory.focal_depths}
+
+
+def _name_lens(lens: Mapping[str, Any]) -> str:
+    """A lens as a study calls it by default."""
+    return lens["context"] if lens["name"] == "hyper" else lens["name"]
 
 
 def group_effort(table: pd.DataFrame, depths: Depths, seed: int = 0) -> list[Row]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
@@ -40,9 +40,14 @@ class Seen:
     following: Int[Tensor, "probe"]
 
 
+Gauge = Callable[[Callable[[int], Tensor], int], Tensor]
+"""What reads the residual states themselves: given how to pick one by its number, and the layers, `[probe, state, ...]`."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is read of every batch, and how; `watch` sees all logits of the open vocabulary before they are gone."""
+    """What is read of every batch, and how; `watch` sees all logits of the open vocabulary before they are gone. `gauges`
+    read, by name, the residual states as the model left them."""
 
     model: Model
     lens: Lens
@@ -51,6 +56,7 @@ class Job:
     reference: str
     limits: Limits
     watch: Callable[[Seen], None] | None = None
+    gauges: Mapping[str, Gauge] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -70,8 +76,8 @@ class Job:
     @property
     def batch_tokens(self) -> int:
         """Tokens of a batch, so that the recorded states of all of them fit."""
-        whole = max(self.depths) or self.lens.between
-        states = self.model.layers - min(self.depths) + 3 if whole else 1
+        whole = max(self.depths) or self.lens.between or self.gauges
+        states = self.model.layers - (0 if self.gauges else min(self.depths)) + 3 if whole else 1
         return min(self.limits.batch_tokens, self.limits.share(2, states * self.width))
 
     @property
@@ -100,7 +106,7 @@ def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
     longest = next((number for number in order if not encoded[number].beside), order[0])
     error = prove_longest(job, encoded[longest], longest)
     tables = []
-    with _progress(job, len(encoded)) as advance:
+    with show_progress(job.limits, "reading texts", len(encoded)) as advance:
         for numbers in make_batches(job, encoded, order):
             tables.append(_read_batch(job, encoded, numbers))
             advance(len(numbers))
@@ -110,6 +116,16 @@ def read_texts(job: Job, encoded: Sequence[Encoded]) -> Table:
 def fed_tokens(text: Encoded) -> tuple[int, ...]:
     """The tokens that the model has to see: up to the last position that is read."""
     return text.ids[: text.positions[-1] + 1]
+
+
+def spread_positions(encoded: Sequence[Encoded], most: int) -> list[Encoded]:
+    """The texts with at most so many of their positions, evenly spread over all of them; texts without any are left out."""
+    places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
+    spread = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
+    chosen: dict[int, list[int]] = {}
+    for number, place in (places[index] for index in dict.fromkeys(spread.tolist())):
+        chosen.setdefault(number, []).append(place)
+    return [replace(encoded[number], positions=tuple(mine)) for number, mine in chosen.items()]
 
 
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
@@ -230,7 +246,7 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     inputs, probes = prepare_batch(job, texts)
     inputs, seen = prove_image(job, inputs, probes, numbers[0]) if inputs.beside else (inputs, 0.0)
     form = job.model.certificate.cached_form or "rows"
-    routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form)
+    routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form, bool(job.gauges))
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
     options = [list(text.option_ids) for text in texts for _ in text.positions]
     owned = _read_own(job, routed.own, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)
@@ -240,6 +256,9 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     layers = job.model.layers
     shape = (len(probes.rows), len(job.depths), layers + 1)
     kept = {name: values[:, None, None].expand(*shape, *values.shape[1:]).clone() for name, values in owned.readings.items()}
+    for name, gauge in job.gauges.items():
+        values = gauge(routed.pick, layers)[:, None]
+        kept[name] = values.expand(*shape, *values.shape[3:]).clone()
     for number, (depth, states) in enumerate(routed.by_depth):
         found, off = _read_states(job, states, routed.own, owned, layers - depth)
         error = max(error, _check_error(job, off, f"a batch at focal depth {depth}"))
@@ -393,9 +412,9 @@ def _join(tables: Sequence[Table], error: float) -> Table:
 
 
 @contextmanager
-def _progress(job: Job, total: int) -> Iterator[Callable[[int], None]]:
+def show_progress(limits: Limits, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal's error stream; nothing where that is no terminal."""
     console = Console(stderr=True)
-    with Progress(console=console, disable=not (job.limits.progress and console.is_terminal), transient=True) as bar:
-        task = bar.add_task("reading texts", total=total)
+    with Progress(console=console, disable=not (limits.progress and console.is_terminal), transient=True) as bar:
+        task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)

@@ -18,12 +18,14 @@ from hyperlens.encoding import REFERENCES, Encoded, Given, check_length, encode_
 from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
 from hyperlens.models import Model
+from hyperlens.readings import read_state_cosine
 from hyperlens.splice import at_rest
 from hyperlens.tasks import Sample, letter_options
-from hyperlens.tracing.batches import Job, cut_beside, explain_images, fed_tokens, read_texts
+from hyperlens.tracing.batches import Gauge, Job, cut_beside, explain_images, fed_tokens, read_texts, spread_positions
+from hyperlens.tracing.exits import ExitClassifier
 from hyperlens.tracing.labels import cut_answer, label_table
 from hyperlens.tracing.limits import Limits, explain_memory
-from hyperlens.trajectory import Trajectory, check_readings
+from hyperlens.trajectory import EXIT_READING, Trajectory, check_readings
 
 CALIBRATION_POSITIONS = 64
 STOP_TOKENS = 64
@@ -36,7 +38,7 @@ def trace(
     lens: Lens | None = None,
     positions: str | None = None,
     reference: str | None = None,
-    readings: Sequence[str] = ("probability",),
+    readings: Sequence[str | ExitClassifier] = ("probability",),
     limits: Limits | None = None,
 ) -> Trajectory:
     """Read `samples` through `lens`: a confidence trajectory for each position that is read.
@@ -44,13 +46,14 @@ def trace(
     A sample is a text, a Sample, token ids, or what a processor made of a text with images. `positions` are "last" (default),
     "answer" (default where every sample has a target), "all", or "generated", the tokens of a greedy answer. `reference` y is
     the model's own "output" (default), the "target" (default for "answer") or the "generated" token (default for
-    "generated"). `readings` are names of `hyperlens.trajectory.READINGS`; `probability` is always read. With answer options,
-    all readings are of the distribution over the options alone. The lens default is HyperLens with its focal depth chosen by
-    resolution. Raises InputError, CertificateError where a state that must be the model's own output is not, ModelError for
-    NaN or infinite logits, and MemoryLimitError.
+    "generated"). `readings` are names of `hyperlens.trajectory.READINGS` and `STATE_READINGS`, or an ExitClassifier, which
+    gives `exit_probability`; `probability` is always read. With answer options, all readings of a distribution are of that
+    over the options alone. The lens default is HyperLens with its focal depth chosen by resolution. Raises InputError,
+    CertificateError where a state that must be the model's own output is not, ModelError for NaN or infinite logits, and
+    MemoryLimitError.
     """
     lens, limits = lens or HyperLens(), limits or Limits()
-    check_readings(readings)
+    check_readings(name for name in readings if isinstance(name, str))
     listed = [samples] if isinstance(samples, str | Sample | Mapping) else list(samples)
     listed = [_letter_one(sample, limits) for sample in listed]
     positions = positions or _default_positions(listed)
@@ -66,20 +69,34 @@ def trace_encoded(
     lens: Lens,
     positions: str,
     reference: str | None,
-    readings: Sequence[str],
+    readings: Sequence[str | ExitClassifier],
     limits: Limits,
 ) -> Trajectory:
     """What `trace` gives, of texts that are token ids already."""
-    names = tuple(dict.fromkeys(("probability", *readings)))
+    exits = _find_classifier(model, readings)
+    names = tuple(dict.fromkeys(("probability", *(one if isinstance(one, str) else EXIT_READING for one in readings))))
+    gauges: dict[str, Gauge] = {"state_cosine": read_state_cosine} | ({EXIT_READING: exits.read} if exits else {})
     lens = lens.fit_to(model)
     with model.splice.lock, at_rest(model.network), explain_memory(limits):
         if positions == "generated":
             encoded = generate_answers(model, encoded, limits)
         reference = _check_reference(reference, positions)
         lens, sweep = resolve_depth(model, encoded, lens, limits)
-        job = Job(model, lens, lens.check_depths(model.layers), names, reference, limits)
+        wanted = {name: gauge for name, gauge in gauges.items() if name in names}
+        job = Job(model, lens, lens.check_depths(model.layers), names, reference, limits, gauges=wanted)
         table = read_texts(job, encoded)
-    return label_table(job, encoded, table, positions, sweep)
+    trajectory = label_table(job, encoded, table, positions, sweep)
+    if exits is None:
+        return trajectory
+    return replace(trajectory, manifest={**trajectory.manifest, "exit_classifier": exits.describe()})
+
+
+def _find_classifier(model: Model, readings: Sequence[str | ExitClassifier]) -> ExitClassifier | None:
+    """The exit classifier among the readings, if there is one, ready to read the model. Raises InputError."""
+    found = [one for one in readings if isinstance(one, ExitClassifier)]
+    if len(found) > 1:
+        raise InputError("there are two exit classifiers among the readings; give one of them")
+    return found[0].fit_to(model) if found else None
 
 
 def resolve_depth(model: Model, encoded: Sequence[Encoded], lens: Lens, limits: Limits) -> tuple[Lens, dict[str, Any] | None]:
@@ -115,14 +132,9 @@ def _readable(model: Model, text: Encoded) -> list[int]:
 
 def _calibration_texts(model: Model, encoded: Sequence[Encoded]) -> list[Encoded]:
     """`CALIBRATION_POSITIONS` of the positions that are read, evenly spread; of all positions where those are too few."""
-    places = [(number, place) for number, text in enumerate(encoded) for place in text.positions]
-    if len(places) < CALIBRATION_POSITIONS and not encoded[0].option_ids:
-        places = [(number, place) for number, text in enumerate(encoded) for place in _readable(model, text)]
-    spread = np.linspace(0, len(places) - 1, min(CALIBRATION_POSITIONS, len(places))).round().astype(int)
-    chosen: dict[int, list[int]] = {}
-    for number, place in (places[index] for index in dict.fromkeys(spread.tolist())):
-        chosen.setdefault(number, []).append(place)
-    return [replace(encoded[number], positions=tuple(mine)) for number, mine in chosen.items()]
+    if sum(len(text.positions) for text in encoded) < CALIBRATION_POSITIONS and not encoded[0].option_ids:
+        encoded = [replace(text, positions=tuple(_readable(model, text))) for text in encoded]
+    return spread_positions(encoded, CALIBRATION_POSITIONS)
 
 
 def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -> list[Encoded]:

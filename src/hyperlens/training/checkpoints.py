@@ -1,43 +1,51 @@
-"""What a training keeps: its checkpoint, one safetensors file that holds weights, optimisers, step and accuracies, and its
-log. Both are replaced whole, so that a crash or a full disk leaves the last good ones."""
+"""What a training keeps: its checkpoint, one safetensors file that holds all that it goes on from, and its log. Both are
+replaced whole, so that a crash or a full disk leaves the last good ones."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor
 
 from hyperlens.errors import ArtefactError, InputError
-from hyperlens.training.curriculum import Accuracies
-from hyperlens.training.recipe import Recipe
 
 NAME, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after `step` steps: the tensors that it trains and keeps, and what else of its `progress` is known."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
 def save_checkpoint(
-    folder: Path,
-    recipe: Recipe,
-    model: nn.Module,
-    optimisers: list[torch.optim.Optimizer],
-    step: int,
-    accuracies: Accuracies,
+    folder: Path, recipe: Mapping[str, Any], optimisers: Sequence[torch.optim.Optimizer], checkpoint: Checkpoint
 ) -> None:
-    """Write the checkpoint beside the last one, then put it in its place. Raises ArtefactError, the last one intact."""
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    """Write the checkpoint, with the state of the optimisers, beside the last one, then put it in its place.
+
+    `recipe` is all that decides the training. Raises ArtefactError, the last checkpoint intact.
+    """
+    tensors = {f"tensor/{name}": value for name, value in checkpoint.tensors.items()}
     for number, optimiser in enumerate(optimisers):
         for parameter, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{parameter}/{name}": value for name, value in state.items()}
-    about = {"recipe": json.dumps(asdict(recipe)), "step": str(step), "accuracies": json.dumps(accuracies)}
-    content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata=about)
-    _replace(folder / NAME, content, step)
+    about = {name: json.dumps(part) for name, part in (("recipe", dict(recipe)), ("progress", dict(checkpoint.progress)))}
+    content = save(
+        {name: value.detach().contiguous() for name, value in tensors.items()}, about | {"step": str(checkpoint.step)}
+    )
+    _replace(folder / NAME, content, checkpoint.step)
 
 
 def save_log(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -56,33 +64,36 @@ def read_log(folder: Path, step: int) -> list[dict[str, Any]]:
 
 
 def restore_checkpoint(
-    folder: Path, recipe: Recipe, model: nn.Module, optimisers: list[torch.optim.Optimizer]
-) -> tuple[int, Accuracies]:
-    """Load the checkpoint into model and optimisers; (0, {}) where there is none. Raises InputError for another recipe's.
+    folder: Path,
+    recipe: Mapping[str, Any],
+    optimisers: Sequence[torch.optim.Optimizer],
+    may_differ: Callable[[Mapping[str, Any], int], Collection[str]] = lambda kept, step: (),
+) -> Checkpoint | None:
+    """Read the checkpoint and load the optimisers from it; None where there is none.
 
-    Another number of `steps` is the same recipe as long as both still have their learning rates on the plateau.
+    `may_differ` names the fields of the recipe in which the one that was kept is still the same training at its step. Raises
+    InputError for the checkpoint of another recipe, ArtefactError for a damaged one.
     """
     file = folder / NAME
     if not file.exists():
-        return 0, {}
+        return None
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
-        tensors = load_file(file)
-        step, kept, accuracies = int(about["step"]), json.loads(about["recipe"]), json.loads(about["accuracies"])
+        loaded = load_file(file)
+        step, kept, progress = int(about["step"]), json.loads(about["recipe"]), json.loads(about["progress"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read ({error}); remove it to begin anew, or put back a copy") from error
-    _check_same(folder, kept, recipe, step)
-    weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-    model.load_state_dict(weights, strict=False)
+    _check_same(folder, kept, recipe, may_differ(kept, step))
     for number, optimiser in enumerate(optimisers):
-        states: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in loaded.items():
             match name.split("/"):
                 case ["optimiser", which, parameter, key] if int(which) == number:
                     states.setdefault(int(parameter), {})[key] = value
         optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    return step, accuracies
+    tensors = {name.removeprefix("tensor/"): value for name, value in loaded.items() if name.startswith("tensor/")}
+    return Checkpoint(step, tensors, progress)
 
 
 def _replace(file: Path, content: bytes, step: int) -> None:
@@ -103,14 +114,10 @@ def _replace(file: Path, content: bytes, step: int) -> None:
         ) from error
 
 
-def _check_same(folder: Path, kept: dict[str, Any], recipe: Recipe, step: int) -> None:
+def _check_same(folder: Path, kept: Mapping[str, Any], recipe: Mapping[str, Any], forgiven: Collection[str]) -> None:
     """Refuse a checkpoint whose recipe lacks a field, has another one, or another value in it."""
-    before, now = dict(kept), asdict(recipe)
-    decay = before.get("decay_share", recipe.decay_share)
-    if step <= min(recipe.plateau, round(before.get("steps", 0) * (1 - decay))):
-        before["steps"] = now["steps"]
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    differing = [f"{name} is {before.get(name, 'absent')}, here {now.get(name, 'absent')}" for name in names]
+    names = [name for name in {**kept, **recipe} if kept.get(name) != recipe.get(name) and name not in forgiven]
+    differing = [f"{name} is {kept.get(name, 'absent')}, here {recipe.get(name, 'absent')}" for name in names]
     if differing:
         raise InputError(
             f"{folder} holds the checkpoint of another recipe ({'; '.join(differing)}); "

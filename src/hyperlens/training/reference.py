@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen3ForCausalLM
 
-from hyperlens.training.checkpoints import read_log, restore_checkpoint, save_checkpoint, save_log
-from hyperlens.training.curriculum import Batch, Places, draw_batch, update_accuracies
+from hyperlens.training.checkpoints import Checkpoint, read_log, restore_checkpoint, save_checkpoint, save_log
+from hyperlens.training.curriculum import Accuracies, Batch, Places, draw_batch, update_accuracies
 from hyperlens.training.recipe import Recipe, build_model, build_tokenizer
 
 
@@ -36,7 +37,7 @@ def train_reference(
     model = build_model(recipe, len(build_tokenizer()))
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers types `to` as its wrapper
     optimisers = _build_optimisers(model, recipe)
-    step, accuracies = restore_checkpoint(checkpoint, recipe, model, optimisers)
+    step, accuracies = _restore(checkpoint, recipe, model, optimisers)
     log = read_log(checkpoint, step)
     before = log[-1]["seconds"] if log else 0.0
     began, first, losses = time.monotonic(), step, []
@@ -57,9 +58,33 @@ def train_reference(
             }
             log, losses = [*log, row], []
             save_log(checkpoint, log)
-            save_checkpoint(checkpoint, recipe, model, optimisers, step, accuracies)
+            save_checkpoint(checkpoint, asdict(recipe), optimisers, Checkpoint(step, _weights(model), accuracies))
             report(row)
     return model
+
+
+def _weights(model: Qwen3ForCausalLM) -> dict[str, torch.Tensor]:
+    """The model's weights, but for the unembedding, which is tied."""
+    return {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+
+
+def _restore(
+    folder: Path, recipe: Recipe, model: Qwen3ForCausalLM, optimisers: list[torch.optim.Optimizer]
+) -> tuple[int, Accuracies]:
+    """Load a checkpoint into model and optimisers: its step and accuracies. Raises InputError for another recipe's.
+
+    Another number of `steps` is the same recipe as long as both still have their learning rates on the plateau.
+    """
+
+    def may_differ(kept: Mapping[str, Any], step: int) -> Collection[str]:
+        decay = kept.get("decay_share", recipe.decay_share)
+        return ["steps"] if step <= min(recipe.plateau, round(kept.get("steps", 0) * (1 - decay))) else []
+
+    found = restore_checkpoint(folder, asdict(recipe), optimisers, may_differ)
+    if found is None:
+        return 0, {}
+    model.load_state_dict(dict(found.tensors), strict=False)
+    return found.step, dict(found.progress)
 
 
 def _build_optimisers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:

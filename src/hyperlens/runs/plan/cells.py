@@ -8,13 +8,15 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from hyperlens.artefact import is_artefact, read_document
 from hyperlens.configuration import context_length
 from hyperlens.encoding import Encoded
 from hyperlens.errors import InputError
-from hyperlens.lenses import HyperLens
+from hyperlens.lenses import HyperLens, Lens, Origin, Translators, TunedLens
 from hyperlens.models.loading import check_device
 from hyperlens.routing import TEMPORARIES
 from hyperlens.runs.measure import CALIBRATION_SAMPLES, _encode, _positions
@@ -22,7 +24,7 @@ from hyperlens.runs.plan.counting import count_batch, count_generation, count_pr
 from hyperlens.runs.plan.estimates import CellPlan, ModelPlan, Number, Rates, Work
 from hyperlens.runs.plan.frames import BYTES_OF_WEIGHT, SIGNS_OF_A_TOKEN, Frame, frame_model
 from hyperlens.runs.plan.timing import calibrate_model
-from hyperlens.runs.spec import LensSpec, ModelSpec, Study
+from hyperlens.runs.spec import TRAINED, LensSpec, ModelSpec, Study
 from hyperlens.runs.store import LARGEST_SHARD, SHARDS_OF_A_CELL, SMALLEST_SHARD
 from hyperlens.tasks import Drawn, Sample, letter_options
 from hyperlens.tracing import Limits
@@ -36,7 +38,7 @@ COUNTED_SAMPLES = 2000
 def plan_model(study: Study, spec: ModelSpec, drawn: Sequence[Drawn], calibrate: bool) -> tuple[ModelPlan, list[CellPlan]]:
     """What the study will take of one model. Raises InputError and ModelError where it can read nothing of it."""
     frame = frame_model(study, spec)
-    depths = [choose_depths(lens, frame.layers) for lens in study.lenses]
+    depths = [choose_depths(_focus(study, lens, spec), frame.layers) for lens in study.lenses]
     device, absent = _find_device(spec)
     texts = [_encode_task(study, frame, one) for one in drawn]
     lengths = [len(fed_tokens(text)) for one in texts for text in one.encoded]
@@ -50,9 +52,7 @@ def plan_model(study: Study, spec: ModelSpec, drawn: Sequence[Drawn], calibrate:
     for lens, chosen in zip(study.lenses, depths, strict=True):
         for number, task in enumerate(texts):
             cells.append(_plan_cell(study, frame, lens, chosen, study.tasks[number].name, drawn[number], task, rates))
-    work = sum(
-        (_count_choice(study, frame, lens, texts) for lens in study.lenses if isinstance(lens.focal_depths, str)), Work()
-    )
+    work = sum((_count_choice(study, frame, lens, texts) for lens in study.lenses if lens.chosen), Work())
     plan = _plan_memory(study, spec, frame, depths, device, max(lengths))
     return replace(
         plan,
@@ -60,7 +60,7 @@ def plan_model(study: Study, spec: ModelSpec, drawn: Sequence[Drawn], calibrate:
         choosing_seconds=None if rates is None else rates.seconds(work),
         layer_flops_per_second=None if rates is None or not rates.layer_flop else 1 / rates.layer_flop,
         timed_on=timed_on,
-        note="; ".join([*frame.notes, *absent]),
+        note="; ".join([*frame.notes, *absent, *_find_missing(study, spec)]),
     ), cells
 
 
@@ -80,7 +80,23 @@ def choose_depths(lens: LensSpec, layers: int) -> tuple[int, ...]:
     if lens.focal_depths == "auto":
         return tuple(sorted({0, max(candidates, key=lambda depth: depth * (layers - depth))}))
 
-    return HyperLens(lens.focal_depths, lens.context).check_depths(layers)
+    return HyperLens(lens.focal_depths, lens.context, lens.between).check_depths(layers)
+
+
+def _focus(study: Study, lens: LensSpec, model: ModelSpec) -> LensSpec:
+    """The table of a lens with the focal depth that it was trained for as a number; 0 where it is not here, or does not say."""
+    if lens.focal_depths != TRAINED:
+        return lens
+    folder = Path(study.locate_lens(lens, model))
+    origin = read_document(folder).get("origin", {}) if is_artefact(folder) else {}
+    return replace(lens, focal_depths=(origin.get("focal_depth", 0),))
+
+
+def _find_missing(study: Study, model: ModelSpec) -> list[str]:
+    """What to say of tuned lenses whose folders are not here."""
+    folders = [study.locate_lens(lens, model) for lens in study.lenses if lens.kind == "tuned"]
+    folders = [folder for folder in folders if folder != ModelSpec.source]  # the lens that comes with us
+    return [f"{folder} is not here: its lens is counted all the same" for folder in folders if not Path(folder).is_dir()]
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,7 @@ def _plan_cell(
         name,
         lens.context,
         depths,
-        list_candidates(frame.layers) if isinstance(lens.focal_depths, str) else (),
+        list_candidates(frame.layers) if lens.chosen else (),
         texts.samples,
         round(texts.skipped),
         texts.counted,
@@ -203,7 +219,16 @@ def _make_job(study: Study, frame: Frame, lens: LensSpec, depths: tuple[int, ...
     """How the run will read a batch."""
     names = tuple(dict.fromkeys(("probability", *lens.readings)))
     limits = Limits(study.memory_mb, study.batch_tokens, progress=False)
-    return Job(frame.model, HyperLens(depths, lens.context), depths, names, "output", limits)
+    return Job(frame.model, _make_lens(frame, lens, depths), depths, names, "output", limits)
+
+
+def _make_lens(frame: Frame, lens: LensSpec, depths: tuple[int, ...]) -> Lens:
+    """The lens, without its translators' values."""
+    if lens.kind != "tuned":
+        return HyperLens(depths, lens.context, lens.between)
+    with torch.device("meta"):
+        translators = Translators.identity(frame.layers, frame.model.splice.anatomy.width[0])
+    return TunedLens(depths, lens.context, lens.between, translators=translators, origin=Origin(frame.model.name))
 
 
 def _shards(study: Study, texts: _Texts) -> Iterator[list[Encoded]]:
@@ -243,16 +268,19 @@ def _plan_memory(
     spread = int(spec.gpus) or torch.cuda.device_count() if spec.device_map == "auto" else 1
     devices = max(1, spread, spec.tensor_parallel)
     weights = frame.largest_layer_bytes if spec.device_map == "disk" else -(-frame.weights_bytes // devices)
-    found, vocabulary = [], frame.head // max(1, frame.model.splice.anatomy.width[0])
+    found, width = [], frame.model.splice.anatomy.width[0]
+    vocabulary, tuned = frame.head // max(1, width), sum(lens.kind == "tuned" for lens in study.lenses)
+    translators = tuned * frame.layers * width * (width + 1) * frame.model.splice.anatomy.dtype.itemsize
     for lens, chosen in zip(study.lenses, depths, strict=True):
         job = _make_job(study, frame, lens, chosen)
         tokens = max(longest, job.batch_tokens)
-        routes = bool(max(chosen))
+        routes = bool(max(chosen) or lens.between)
         recorded = frame.layers - min(chosen) + 2 if routes and lens.context == "jump" else 1
         cached = sum(frame.kept[frame.layers - max(chosen) :]) if lens.context == "cached" else 0.0
         itemsize = frame.model.splice.anatomy.dtype.itemsize
         terms = {
             "weights_bytes": weights,
+            "translators_bytes": translators,
             "forward_bytes": tokens
             * max(TEMPORARIES * job.width, 3 * itemsize * getattr(frame.config, "intermediate_size", 0)),
             "cache_bytes": -(-round(tokens * cached * itemsize) // devices),
@@ -262,7 +290,7 @@ def _plan_memory(
             "budget_bytes": study.memory_mb * 2**20,
         }
         bounded = terms["states_bytes"] + terms["routed_bytes"] + terms["logits_bytes"]
-        total = sum(terms[name] for name in ("weights_bytes", "forward_bytes", "cache_bytes"))
+        total = sum(terms[name] for name in ("weights_bytes", "translators_bytes", "forward_bytes", "cache_bytes"))
         found.append((total + max(terms["budget_bytes"], bounded), terms))
     memory, terms = max(found, key=lambda one: one[0])
     there = _find_memory(device)

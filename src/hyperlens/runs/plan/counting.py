@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperlens.encoding import Encoded
+from hyperlens.lenses import TunedLens
 from hyperlens.readings import needs_output
 from hyperlens.routing import QUERY_ROWS
 from hyperlens.runs.plan.estimates import Work
@@ -23,13 +24,22 @@ def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded]) -> Work:
     )
     for depth in job.depths:
         states = frame.layers - depth
-        routed = bool(depth and job.lens.context == "cached")
-        if depth and states and not routed:
-            work += _count_jump(job, frame, rows, longest, depth)
-        elif routed:
+        routed, whole = bool(depth and job.lens.context == "cached"), bool(depth or job.lens.between)
+        if routed:
             work += _count_cached(job, frame, batch, rows, longest, depth)
+        elif whole and states:
+            work += _count_jump(job, frame, rows, longest, depth)
+        work += _count_translators(job, frame, states, rows * longest if whole and not routed else total)
         work += _count_states(job, frame, states, states + routed, total)
     return work
+
+
+def _count_translators(job: Job, frame: Frame, states: int, tokens: int) -> Work:
+    """The translators of a tuned lens at one focal depth: in `jump` all tokens pass them where they are routed at all."""
+    if not isinstance(job.lens, TunedLens):
+        return Work()
+    width = frame.model.splice.anatomy.width[0]
+    return Work(routed_flops=2.0 * states * tokens * width * width)
 
 
 def _count_call(frame: Frame, rows: int, tokens: int, start: int | None = None, keys: int = 0, calls: int = 1) -> Work:
@@ -54,10 +64,17 @@ def _count_states(job: Job, frame: Frame, kept: int, states: int, probes: int) -
 
 
 def _count_jump(job: Job, frame: Frame, rows: int, tokens: int, depth: int) -> Work:
-    """States 0 … L − m − 1 of every token through the m deepest layers, as many at once as memory allows."""
+    """States 0 … L − m − 1 of every token through the layers in between and the m deepest, as many at once as memory allows."""
     states, together = frame.layers - depth, max(1, min(rows, job.stack_tokens // tokens))
-    each = max(1, job.stack_tokens // (together * tokens))
-    return _count_call(frame, rows * states, tokens, frame.layers - depth, calls=-(-rows // together) * -(-states // each))
+    each, parts = max(1, job.stack_tokens // (together * tokens)), -(-rows // together)
+    work = _count_call(frame, rows * states, tokens, states, calls=parts * -(-states // each)) if depth else Work()
+    for layer in (layer for layer in job.lens.between if layer <= states):
+        flops = frame.count_pass(rows * layer, tokens, tokens, layer - 1) - frame.count_pass(
+            rows * layer, tokens, tokens, layer
+        )
+        calls = parts * -(-layer // each)
+        work += Work(routed_flops=flops, calls=calls, call_tokens=rows * layer * tokens, layer_calls=calls)
+    return work
 
 
 def _count_cached(job: Job, frame: Frame, batch: Sequence[Encoded], rows: int, tokens: int, depth: int) -> Work:

@@ -112,6 +112,8 @@ class ModelPlan:
     devices: int = 1
     """Over how many devices one replica lies."""
     weights_bytes: int = 0
+    translators_bytes: int = 0
+    """Those of all tuned lenses."""
     forward_bytes: int = 0
     """What a plain pass over one batch holds at once, estimated."""
     states_bytes: int = 0
@@ -125,7 +127,7 @@ class ModelPlan:
     budget_bytes: int = 0
     """The study's memory_mb, which bounds states, routed states and logits together."""
     memory_bytes: int = 0
-    """Of each device: weights, pass, cache, and the larger of the budget and what it is to bound."""
+    """Of each device: weights, translators, pass, cache, and the larger of the budget and what it is to bound."""
     largest_memory: str = ""
     """Which of these is the largest."""
     device_bytes: int | None = None

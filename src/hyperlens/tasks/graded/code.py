@@ -56,10 +56,16 @@ def write(chain: Chain, aside: Chain | None, variant: Variant) -> list[Fragment]
     return [*before, *put(chain), Fragment(f" {'trace' if variant.stepwise else 'print'} {chain.start[0]} :")]
 
 
+def claim(chain: Chain, value: str) -> str:
+    """`x = 5 ; x += 4 ; print x : 7 ; x ^= 3 ;`."""
+    return f" print {chain.start[0]} : {value} ;"
+
+
 CODE = GradedTask(
     "code",
     (*REGISTERS, "=", "+=", "-=", "^=", "*=", "+", "-", "^", "*", ";", ":", "print", "trace", *VALUES),
     VALUES,
     draw_chain,
     write,
+    claim,
 )

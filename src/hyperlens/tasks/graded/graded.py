@@ -3,7 +3,7 @@
 A question is a *chain*: a start, and steps that each turn one value into the next. Every step is a bijection of the values,
 so that all answers stay equally likely at every level and no step lets the earlier ones be skipped. Before the chain may
 stand an *aside*: another chain of the same kind that has no bearing on the answer, which makes prompts of all levels
-equally long.
+equally long. Within it may stand a *claim*: what the chain has come to after its first step, told rightly or wrongly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hyperlens.errors import InputError
 from hyperlens.tasks.sample import Sample
@@ -29,12 +29,22 @@ MATCHED_STEPS = (6, 7, 8)
 class Variant:
     """How a question is put: its answer at once or with the steps before it (`stepwise`); with an aside that makes all
     levels equally long (`matched`); in the second wording (`reworded`) or with the operands (`wide`) that training shows
-    at level 1 only."""
+    at level 1 only; with a claim that is right (`claimed` is True) or wrong (False), which training never shows.
+
+    The chain holds, whatever is claimed of it, so that the right answer is the same. Claims do not change which questions are
+    drawn (the field is no part of what seeds them), so that a right and a wrong one differ in the claimed value alone. Raises
+    InputError for a claim in the second wording, which names steps in another order.
+    """
 
     matched: bool = True
     stepwise: bool = False
     reworded: bool = False
     wide: bool = False
+    claimed: bool | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.reworded and self.claimed is not None:
+            raise InputError("a claim goes with the first wording alone; leave reworded or claimed away")
 
 
 VARIANTS: dict[str, Variant] = {
@@ -43,6 +53,8 @@ VARIANTS: dict[str, Variant] = {
     "stepwise": Variant(stepwise=True),
     "reworded": Variant(reworded=True),
     "wide": Variant(wide=True),
+    "contradicted": Variant(claimed=False),
+    "confirmed": Variant(claimed=True),
 }
 """The variants that have a name: a task is asked for as `logic`, which is `logic:matched`, or as `logic:plain`."""
 
@@ -78,7 +90,7 @@ class Fragment:
 @dataclass(frozen=True)
 class GradedTask:
     """A generated domain. `draw_chain(steps, rng, wide)` draws a chain, `write(chain, aside, variant)` puts it as a prompt,
-    in fragments.
+    in fragments; `claim(chain, value)` says behind its first step that it has come to `value`.
 
     `words` are all the words of its texts, `answers` all that a chain can lead to, each equally likely at every level.
     """
@@ -88,6 +100,7 @@ class GradedTask:
     answers: tuple[str, ...]
     draw_chain: Callable[[int, random.Random, bool], Chain]
     write: Callable[[Chain, Chain | None, Variant], list[Fragment]]
+    claim: Callable[[Chain, str], str]
 
     def draw(self, level: int, rng: random.Random, wide: bool, held_out: bool | None) -> Chain:
         """A chain of `level` steps that is held out, or one that training may see, since no beginning of it is held out; or
@@ -110,7 +123,18 @@ class GradedTask:
         chain = self.draw(level, rng, variant.wide, held_out)
         aside = self.draw_chain(rng.choice(MATCHED_STEPS) - level, rng, variant.wide) if variant.matched else None
         target = " then ".join(chain.values) if variant.stepwise else chain.values[-1]
-        return self.write(chain, aside, variant), " " + target
+        fragments = self.write(chain, aside, variant)
+        return fragments if variant.claimed is None else self._claim(fragments, chain, variant.claimed), " " + target
+
+    def _claim(self, fragments: list[Fragment], chain: Chain, right: bool) -> list[Fragment]:
+        """The question with a claim behind the chain's first step. A wrong value is drawn from the question itself; right or
+        wrong, all values are equally likely."""
+        told = chain.values[0]
+        if not right:
+            question = "".join(fragment.text for fragment in fragments)
+            told = random.Random(question).choice([value for value in self.answers if value != told])
+        place = next(place for place, one in enumerate(fragments, 1) if one.chain is chain and one.done == 1)
+        return [*fragments[:place], Fragment(self.claim(chain, told)), *fragments[place:]]
 
     def samples(
         self, limit: int, seed: int, variant: str | Variant = "matched", levels: Collection[int] = LEVELS

@@ -51,4 +51,9 @@ def write(chain: Chain, aside: Chain | None, variant: Variant) -> list[Fragment]
     return [*contrast_aside(put(chain), put(aside) if aside else None), cue(variant)]
 
 
-KNOWLEDGE = GradedTask("knowledge", (*PEOPLE, *RELATIONS, *WIDE, "##'s", "the", "of"), PEOPLE, draw_chain, write)
+def claim(chain: Chain, value: str) -> str:
+    """`Ada's teacher Bob's friend is`."""
+    return f" {value}"
+
+
+KNOWLEDGE = GradedTask("knowledge", (*PEOPLE, *RELATIONS, *WIDE, "##'s", "the", "of"), PEOPLE, draw_chain, write, claim)

@@ -62,8 +62,15 @@ def write(chain: Chain, aside: Chain | None, variant: Variant) -> list[Fragment]
     return [*before, *put(chain), Fragment(f" {chain.steps[-1][0]}"), cue(variant)]
 
 
+def claim(chain: Chain, value: str) -> str:
+    """`p = p xor q ; p is false ;`."""
+    return f" {chain.steps[0][0]} is {value} ;"
+
+
 def _say(truth: bool) -> str:
     return TRUTHS[0] if truth else TRUTHS[1]
 
 
-LOGIC = GradedTask("logic", (*STATEMENTS, *WIDE, *TRUTHS, "=", ";", "becomes", "xor", "iff", "not"), TRUTHS, draw_chain, write)
+LOGIC = GradedTask(
+    "logic", (*STATEMENTS, *WIDE, *TRUTHS, "=", ";", "becomes", "xor", "iff", "not"), TRUTHS, draw_chain, write, claim
+)

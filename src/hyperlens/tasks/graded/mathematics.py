@@ -45,10 +45,16 @@ def write(chain: Chain, aside: Chain | None, variant: Variant) -> list[Fragment]
     return [*contrast_aside(put(chain), put(aside) if aside else None), cue(variant)]
 
 
+def claim(chain: Chain, value: str) -> str:
+    """`3 + 4 is 9 * 5 is`."""
+    return f" is {value}"
+
+
 MATHEMATICS = GradedTask(
     "mathematics",
     (*SPOKEN, *SPOKEN.values(), *map(str, range(10)), *(f"##{digit}" for digit in range(10))),
     tuple(map(str, DIAL)),
     draw_chain,
     write,
+    claim,
 )
