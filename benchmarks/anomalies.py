@@ -1,10 +1,11 @@
 """What detectors of odd trajectories find of the reference model: a contradiction, its harmless twin, novelty, difficulty.
 
-    .venv/bin/python benchmarks/anomalies.py [--limit 30] [--seed 1] [--only draw]
+    .venv/bin/python benchmarks/anomalies.py [--limit 30] [--seed 1] [--only claims | draw]
 
 Fits on half of the matched questions of each domain and scores, beside the other half, questions with a wrong claim and with a
 right one (the same questions), in the other wording and with other operands; and levels 4 and 5 beside 1 to 3. Writes
-docs/anomalies.json and puts the tables between their marks in docs/anomalies.md; `--only draw` does the latter alone.
+docs/anomalies.json and puts the tables between their marks in docs/anomalies.md; `--only claims` measures nothing but whether
+wrong claims are followed, `--only draw` nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
-from findings_page import DOCS, fill_tables
+from findings_page import DOCS, fill_tables, tabulate, value
 
 from hyperlens.anomalies import DETECTORS, Features, compare_with_normal, gather_features, halve_features
 from hyperlens.artefact import to_json
@@ -33,6 +34,8 @@ VIEWS: dict[str, tuple[str, tuple[int, ...] | None]] = {
 """What detectors see: a reading at some focal depths. The tuned lens, at the depth it was trained for, comes on top."""
 TUNED = "tuned lens"
 SHOWN = "m = 0, 2 and 4"
+ANSWERS = ("led", "again", "right", "other")
+"""What a model may answer to a wrong claim: see `measure_claims`."""
 
 
 def main() -> None:
@@ -40,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=30, help="questions per level")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=["draw"])
+    parser.add_argument("--only", choices=["claims", "draw"])
     given = parser.parse_args()
     file = DOCS / "anomalies.json"
-    if given.only is None:
-        file.write_text(to_json(measure_all(given.limit, given.seed), indent=1) + "\n", encoding="utf-8")
+    if given.only != "draw":
+        found = json.loads(file.read_text(encoding="utf-8")) if given.only else measure_all(given.limit, given.seed)
+        found["claims"] = measure_claims(given.limit, given.seed)
+        file.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
     fill_tables(DOCS / "anomalies.md", make_tables(json.loads(file.read_text(encoding="utf-8"))))
 
 
@@ -60,6 +65,45 @@ def measure_all(limit: int, seed: int) -> dict[str, Any]:
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     about = {"model": model.fingerprint, "lens": tuned.fingerprint, "limit": limit, "seed": seed}
     return {"about": {**about, "seconds": round(time.monotonic() - began)}, "domains": domains}
+
+
+def measure_claims(limit: int, seed: int) -> list[dict[str, Any]]:
+    """What the model answers to wrong claims about facts, as shares of the questions of each level.
+
+    `led` is what the claimed person leads to by the relations that follow the claim, `again` what they lead to by the relation
+    before it and those that follow. Relations are permutations that leave nobody in place, so that two of these and the right
+    answer are the same only where the claimed person is the one that the question starts with; that counts as right.
+    """
+    import hyperlens as hl
+    from hyperlens.tasks import GRADED
+
+    wrong, right = (GRADED["knowledge"].samples(limit, seed + 1, name) for name in SCORED[:2])
+    read = hl.trace(hl.load_model("reference"), wrong, hl.LogitLens(), reference="output").data["output_text"].values
+    counts: dict[int, Counter[str]] = {}
+    for question, twin, answer in zip(wrong, right, read, strict=True):
+        led, again = follow_claim(question.prompt, twin.prompt)
+        kinds = {led: "led", again: "again", question.target.strip(): "right"}
+        counts.setdefault(question.level or 0, Counter())[kinds.get(str(answer).strip(), "other")] += 1
+    return [
+        {"level": level, "n": sum(one.values()), **{kind: one[kind] / sum(one.values()) for kind in ANSWERS}}
+        for level, one in counts.items()
+    ]
+
+
+def follow_claim(question: str, twin: str) -> tuple[str, str]:
+    """Whom the person claimed in a question leads to, without and with the relation before the claim; `twin` claims rightly."""
+    from hyperlens.tasks.graded.knowledge import FACTS
+
+    words, others = (text.replace("'s ", " ").split() for text in (question, twin))
+    (place,) = (place for place, pair in enumerate(zip(words, others, strict=True)) if pair[0] != pair[1])
+    after = words[place + 1 : -1]
+
+    def lead(person: str, relations: list[str]) -> str:
+        for relation in relations:
+            person = FACTS[relation][person]
+        return person
+
+    return lead(words[place], after), lead(words[place], [words[place - 1], *after])
 
 
 def measure_domain(model: Any, tuned: Any, task: Any, limit: int, seed: int) -> dict[str, Any]:
@@ -113,45 +157,36 @@ def make_tables(found: dict[str, Any]) -> dict[str, str]:
     """The tables of the page, in Markdown."""
     domains = found["domains"]
     groups = [
-        [domain, name, f"{one['n']}", f"{one['accuracy']:.2f}", f"{one['confidence']:.2f}", f"{one['tokens']:.0f}"]
+        [domain, name, one["n"], one["accuracy"], one["confidence"], f"{one['tokens']:.0f}"]
         for domain, part in domains.items()
         for name, one in part["groups"].items()
     ]
-
-    def compare(name: str) -> list[list[str]]:
-        return [[domain, *_put_scores(part["views"][SHOWN][name])] for domain, part in domains.items()]
-
-    def by_view(*names: str) -> list[list[str]]:
-        return [
-            [domain, view, *(_put(one[name][method]) for name in names for method in DETECTORS)]
-            for domain, part in domains.items()
-            for view, one in part["views"].items()
-        ]
-
-    scores = ["domain", "isolation forest", "local outlier factor", "mahalanobis", "confidence alone", "length alone"]
-    both = ["forest", "LOF"]
+    claims = [[row["level"], row["n"], *(float(row[kind]) for kind in ANSWERS)] for row in found["claims"]]
+    told = ["what the claimed person leads to", "the same by the relation before it too", "the right answer", "another"]
     return {
-        "groups": _draw(["domain", "questions", "n", "accuracy", "confidence", "tokens"], groups),
-        **{name: _draw(scores, compare(name)) for name in (*SCORED, "wrong or right", "levels 4 and 5")},
-        "familiar": _draw(scores, compare("wrong, claims being normal")),
-        "views": _draw(
-            ["domain", "view", *(f"{what}, {one}" for what in ("wrong or right", "wide", "levels 4 and 5") for one in both)],
-            by_view("wrong or right", "wide", "levels 4 and 5"),
-        ),
+        "groups": tabulate(["domain", "questions", "n", "accuracy", "confidence", "tokens"], groups),
+        "claims": tabulate(["level", "n", *told], claims),
+        **{name: compare_domains(domains, name) for name in (*SCORED, "wrong or right", "levels 4 and 5")},
+        "familiar": compare_domains(domains, "wrong, claims being normal"),
+        "views": compare_views(domains, ["wrong or right", "wide", "levels 4 and 5"]),
     }
 
 
-def _put_scores(auroc: dict[str, Any]) -> list[str]:
-    return [_put(auroc[name]) for name in SCORES]
+def compare_domains(domains: dict[str, Any], name: str) -> str:
+    """How well each score tells one group apart, by domain."""
+    head = ["domain", "isolation forest", "local outlier factor", "mahalanobis", "confidence alone", "length alone"]
+    parts = {domain: part["views"][SHOWN][name] for domain, part in domains.items()}
+    return tabulate(head, [[domain, *(value(auroc[score]) for score in SCORES)] for domain, auroc in parts.items()])
 
 
-def _put(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
-
-
-def _draw(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def compare_views(domains: dict[str, Any], names: list[str]) -> str:
+    """How well both detectors tell some groups apart, by what they see."""
+    rows = [
+        [domain, view, *(value(one[name][method]) for name in names for method in DETECTORS)]
+        for domain, part in domains.items()
+        for view, one in part["views"].items()
+    ]
+    return tabulate(["domain", "view", *(f"{name}, {one}" for name in names for one in ("forest", "LOF"))], rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Lenses side by side, on identical inputs that none of them was trained on: everything that docs/lenses.md says.
+"""Lenses side by side on identical inputs: everything that docs/lenses.md says.
 
-    .venv/bin/python benchmarks/lenses.py [--limit 50] [--repeats 0] [--seed 11] [--only NAME]
+    .venv/bin/python benchmarks/lenses.py [--limit 20] [--repeats 0] [--seed 11] [--only NAME]
 
-The reference model on its graded questions, with the tuned lens that comes with it; the models in `$HYPERLENS_SHARED/models`
-(default `../shared/models`) on other text of their own and on questions of gsm8k, with tuned lenses that are trained here on
-text that each model writes. Writes docs/lenses.json, and puts the tables between their marks in docs/lenses.md. `--only NAME`
-measures one of the models and leaves the others as they are there, `--only tables` none. `--repeats N` measures the time of
-each row N times: do so on a quiet machine.
+The reference model on its graded questions, with the tuned lens that comes with it, and how much of these its training
+had seen; the models in `$HYPERLENS_SHARED/models` (default `../shared/models`) on other text of their own and on questions of
+gsm8k, with tuned lenses that are trained here on text that each model writes. Writes docs/lenses.json at the end, and puts the
+tables between their marks in docs/lenses.md. `--only NAME` measures one of the models and leaves the others as they are there
+(all with one limit, or the test of the page fails), `--only tables` none. `--repeats N` measures the time of each row N times:
+do so on a quiet machine.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lenses_page import DOCS, fill_page
+from reference_lens import QUESTIONS, SEED, WAYS
+from tuned_lens_kl import write_texts
 
 import hyperlens as hl
 from hyperlens.artefact import to_json
-from hyperlens.tasks import GRADED, TaskSpec, draw_task
+from hyperlens.tasks import TaskSpec, draw_task
+from hyperlens.tasks.graded import GRADED, LEVELS, VARIANTS
+from hyperlens.tasks.graded.graded import Chain, Fragment, GradedTask
 from hyperlens.training.lens_recipe import LensRecipe
-from hyperlens.training.texts import generate_source
 from hyperlens.training.tuning import tune_lens
 
 SHARED = Path(os.environ.get("HYPERLENS_SHARED", DOCS.parent.parent / "shared"))
@@ -40,21 +47,19 @@ DIGITS = 6
 def main() -> None:
     """Measure, write, fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=50, help="graded questions per domain and level, and questions of gsm8k")
+    parser.add_argument("--limit", type=int, default=20, help="questions of each level: of a graded domain, and of gsm8k")
     parser.add_argument("--repeats", type=int, default=0)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--only", choices=["tables", "reference", *TRAINED])
     given = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    wanted = {None: ["reference", *TRAINED], "tables": []}.get(given.only, [given.only])
     file = DOCS / "lenses.json"
-    if given.only is None:
-        file.unlink(missing_ok=True)
-    if given.only != "tables":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        for name in [given.only] if given.only else ["reference", *TRAINED]:
-            measured = shorten(measure(name, given.limit, given.seed, given.repeats))
-            before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-            file.write_text(to_json(before | measured, indent=1) + "\n", encoding="utf-8")
-    fill_page(json.loads(file.read_text(encoding="utf-8")))
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in wanted:
+        found |= shorten(measure(name, given.limit, given.seed, given.repeats))
+    file.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
+    fill_page(found)
 
 
 def measure(name: str, limit: int, seed: int, repeats: int) -> dict[str, Any]:
@@ -70,22 +75,69 @@ def measure(name: str, limit: int, seed: int, repeats: int) -> dict[str, Any]:
 def measure_reference(limit: int, seed: int, repeats: int) -> dict[str, Any]:
     """The reference model on graded questions of all four domains, drawn from another seed than those of its training."""
     samples = [sample for task in GRADED for sample in draw_task(TaskSpec(task), limit, seed).samples]
-    return evaluate(hl.load_model("reference"), samples, hl.load_lens("reference"), seed, repeats)
+    found = evaluate(hl.load_model("reference"), samples, hl.load_lens("reference"), seed, repeats)
+    return found | {"limit": limit, "seen": count_seen(limit, seed)}
 
 
 def measure_trained(name: str, limit: int, seed: int, repeats: int) -> dict[str, Any]:
     """A model with a lens trained on text that it wrote, on other text that it wrote and on text that people wrote."""
-    model = hl.load_model(SHARED / "models" / name)
-    lens = tune_lens(model, write(model, WRITTEN, seed), RECIPE, LENGTH)
+    model = replace(hl.load_model(SHARED / "models" / name), name=name)
+    written, others = write_texts(model, WRITTEN, HELD_OUT, LENGTH, seed)
+    lens = tune_lens(model, [chunk for text in written for chunk in text], RECIPE, LENGTH)
     questions = draw_task(TaskSpec("gsm8k"), limit, seed, str(SHARED / "data")).samples
-    texts = {"its own text": write(model, HELD_OUT, seed + 1), "gsm8k": [hl.Sample(one.prompt) for one in questions]}
-    return {f"{name}, {kind}": evaluate(model, samples, lens, seed, repeats) for kind, samples in texts.items()}
+    texts = {"its own text": others, "gsm8k": [hl.Sample(one.prompt) for one in questions]}
+    return {
+        f"{name}, {kind}": evaluate(model, samples, lens, seed, repeats) | {"limit": limit} for kind, samples in texts.items()
+    }
 
 
-def write(model: hl.Model, number: int, seed: int) -> list[tuple[int, ...]]:
-    """Texts that the model writes, without those that are too short to be read."""
-    source = generate_source(model, number, LENGTH, seed)
-    return [chunk for text in source.texts for chunk in text if len(chunk) > 1]
+def count_seen(limit: int, seed: int) -> dict[str, Any]:
+    """How much of the questions that are evaluated the training of the reference model's lens had seen.
+
+    By level: the chains that are asked for, and how many of them training asked for, or had as an aside, whose value is not
+    told; and how many of the different asides of training are chains that are held out from its questions.
+    """
+    rng = random.Random(f"lens/{SEED}")
+    trained = [
+        (task, task.compose(level, rng, VARIANTS[way], held_out=False)[0])
+        for task in GRADED.values()
+        for level in LEVELS
+        for way in WAYS
+        for _ in range(QUESTIONS)
+    ]
+    asked = {(task.name, find_chains(fragments)[-1].cores[-1]) for task, fragments in trained}
+    asides = {(task.name, one.start, one.steps): one for task, fragments in trained for one in find_chains(fragments)[:-1]}
+    beside = {(name, one.cores[-1]) for (name, *_), one in asides.items()}
+    prompts, rows = {spell(fragments) for _, fragments in trained}, []
+    for level in LEVELS:
+        drawn = [(task.name, part) for task in GRADED.values() for part in compose_drawn(task, limit, seed, level)]
+        chains = {(name, find_chains(fragments)[-1].cores[-1]) for name, fragments in drawn}
+        same = sum(spell(fragments) in prompts for _, fragments in drawn)
+        rows.append([level, len(drawn), len(chains), len(chains & asked), len(chains & beside), same])
+    held_out = sum(chain.is_held_out(len(chain.steps)) for chain in asides.values())
+    return {"levels": rows, "asides": len(asides), "held_out_asides": held_out}
+
+
+def compose_drawn(task: GradedTask, limit: int, seed: int, level: int) -> list[list[Fragment]]:
+    """The fragments of the questions that `task.samples` draws at a level, found again by their prompts."""
+    wanted = {sample.prompt for sample in task.samples(limit, seed, levels=(level,))}
+    rng, found = random.Random(f"{task.name}/{VARIANTS['matched']}/{level}/{seed}"), dict[str, list[Fragment]]()
+    while len(found) < len(wanted):
+        fragments = task.compose(level, rng, VARIANTS["matched"], held_out=True)[0]
+        found |= {spell(fragments): fragments}
+    if set(found) != wanted:
+        raise SystemExit(f"{task.name} draws its questions otherwise than is taken for granted here")
+    return list(found.values())
+
+
+def find_chains(fragments: Sequence[Fragment]) -> list[Chain]:
+    """The chains of a question: its aside, where it has one, and what it asks for."""
+    return list({id(one.chain): one.chain for one in fragments if one.chain is not None}.values())
+
+
+def spell(fragments: Sequence[Fragment]) -> str:
+    """The prompt of these fragments."""
+    return "".join(fragment.text for fragment in fragments)
 
 
 def evaluate(model: hl.Model, samples: Any, lens: hl.TunedLens, seed: int, repeats: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ __all__ = ["DOCS", "fill_page", "make_tables"]
 NEAR = (
     "lens|m|KL [95 %]|bias|next-token loss|KL of answers|KL, all its states|prediction depth|resolution|Ω|passes|time|read-outs"
 )
+INPUTS = "model and texts|texts|tokens|of answers"
+SEEN = "level|questions|different chains|asked for in training|an aside in training|prompt as in training"
 Found = dict[str, Any]
 
 
@@ -24,11 +26,18 @@ def make_tables(found: Found) -> dict[str, str]:
     """Markdown tables by name: how near each lens is, on each set of texts; KL state by state; and the separation."""
     tables = {f"near {name}": tabulate(NEAR.split("|"), [make_near(row) for row in one["rows"]]) for name, one in found.items()}
     tables |= {f"states {name}": make_states(one) for name, one in found.items()}
+    tables["inputs"] = tabulate(INPUTS.split("|"), [[name, *count_inputs(one)] for name, one in found.items()])
+    tables["seen"] = tabulate(SEEN.split("|"), found["reference"]["seen"]["levels"])
     rows = found["reference"]["rows"]
     head = ["domain", "lens", "m", "rho, all its states", "rho, common states", "at matched confidence", "AUROC, 5 against 1"]
     parts = [(row, number) for number in range(len(rows[0]["separation"])) for row in rows]
     tables["separation"] = tabulate(head, [make_separation(row, row["separation"][number]) for row, number in parts])
     return tables
+
+
+def count_inputs(one: Found) -> list[int]:
+    """How much was read: texts, tokens that have a next one, and those of them that belong to answers."""
+    return [one["inputs"][name] for name in ("texts", "tokens", "answer_tokens")]
 
 
 def make_near(row: Mapping[str, Any]) -> list[Any]:

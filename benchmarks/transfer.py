@@ -1,7 +1,7 @@
 """How well a base's tuned lens reads its fine-tuned model: KL to the output on held-out text, beside the model's own lens.
 
 Each model is fine-tuned for a while on text of another kind than it knows; lenses of the base and of the fine-tuned model are
-trained on the same text. Prints JSON; `--out` keeps it.
+trained on the same text. Prints JSON, keeps it in docs/transfer.json, and fills the table of docs/tuned-lens.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from findings_page import fill_tables, tabulate
 
 import hyperlens as hl
 from hyperlens.tasks import TaskSpec, draw_task
@@ -27,6 +28,7 @@ from hyperlens.training.tuning import tune_lens
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HYPERLENS_SHARED", ROOT.parent / "shared"))
+PAGE, RESULTS = ROOT / "docs" / "tuned-lens.md", ROOT / "docs" / "transfer.json"
 LENGTH, HELD = 128, 100
 CASES = {"reference": "mathematics:reworded", "stories260K": "gsm8k", "bitllama_3M": "gsm8k"}
 """Each model, and the task whose text it is fine-tuned on."""
@@ -37,7 +39,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200, help="steps of fine-tuning, of 16 chunks each")
     parser.add_argument("--rate", type=float, default=3e-4, help="its learning rate")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
     for name, task in CASES.items():
@@ -47,8 +48,20 @@ def main() -> None:
             continue
         rows.append({"model": name, "text": task, **compare_lenses(source, task, options.steps, options.rate)})
         print(json.dumps(rows[-1], indent=1), flush=True)
-    if options.out is not None:
-        options.out.write_text(json.dumps({"steps": options.steps, "rate": options.rate, "models": rows}, indent=1) + "\n")
+    found = {"steps": options.steps, "rate": options.rate, "held_out": HELD, "models": rows}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    fill_tables(PAGE, make_tables(found))
+
+
+def make_tables(found: dict[str, Any]) -> dict[str, str]:
+    """The table of the page: KL in nats of each lens on each model, before and after fine-tuning."""
+    head = ["model", "fine-tuned on", "its loss there", "before: logit", "its own lens"]
+    head += ["after: logit", "the base's lens", "its own lens"]
+    rows = []
+    for row in found["models"]:
+        loss = f"{row['loss']['before']:.2f} → {row['loss']['after']:.2f}"
+        rows.append([row["model"], row["text"], loss, *row["base"].values(), *row["fine-tuned"].values()])
+    return {"transfer": tabulate(head, rows)}
 
 
 def compare_lenses(source: str, task: str, steps: int, rate: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from studies_page import list_fields, read_classes
 import hyperlens as hl
 from hyperlens.training import lens_recipe
 from hyperlens.training.lens_recipe import LensRecipe
-from hyperlens.training.texts import count_tokens, divide_texts, generate_source
+from hyperlens.training.texts import Text, count_tokens, divide_texts, generate_source
 from hyperlens.training.tuning import train_translators
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -51,9 +51,7 @@ def measure_reference(questions: int) -> dict[str, Any]:
 def measure_small(folder: Path, texts: int, steps: int) -> dict[str, Any]:
     """Lenses trained on what a model writes, on other texts that it writes."""
     model = hl.load_model(folder)
-    written, others = (generate_source(model, number, LENGTH, seed).texts for number, seed in ((texts, 0), (texts // 8, 1)))
-    seen = {chunk for text in written for chunk in text}
-    held = [list(chunk) for text in others for chunk in text if chunk not in seen]
+    written, held = write_texts(model, texts, texts // 8, LENGTH, 0)
     found: dict[str, Any] = {"texts": len(held), "logit": measure_kl(model, held, hl.LogitLens())}
     for name, recipe in RECIPES.items():
         corpus = divide_texts(written, recipe.validation_share, recipe.validation_tokens, recipe.seed)
@@ -62,6 +60,14 @@ def measure_small(folder: Path, texts: int, steps: int) -> dict[str, Any]:
         found |= {name: measure_kl(model, held, lens), f"{name}_seconds": round(time.monotonic() - began)}
         found["trained_on"] = {"tokens": count_tokens(corpus.training), "steps": steps}
     return found
+
+
+def write_texts(model: hl.Model, number: int, others: int, length: int, seed: int) -> tuple[tuple[Text, ...], list[list[int]]]:
+    """Texts that a model writes for its lens to be trained on, and those that it writes from the next seed which are no part
+    of them."""
+    written, held = (generate_source(model, *wanted).texts for wanted in ((number, length, seed), (others, length, seed + 1)))
+    seen = {chunk for text in written for chunk in text}
+    return written, [list(chunk) for text in held for chunk in text if chunk not in seen]
 
 
 def make_tables(results: dict[str, Any]) -> dict[str, str]:

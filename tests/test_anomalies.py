@@ -6,6 +6,7 @@ import builtins
 import importlib.util
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -159,6 +160,24 @@ def test_labels_compare_the_scored_samples_with_each_other():
         compare_with_normal(make_features(100, 0), groups, labels={name: False for name in groups["usual"].samples["id"]})
 
 
+def test_labels_of_no_sample_are_counted_and_those_without_a_score_are_not():
+    groups = {"usual": make_features(50, 1), "odd": make_features(50, 2, shift=8.0)}
+    groups["odd"].values[:7, 0] = np.nan
+    labels = {name: name.startswith("2") for features in groups.values() for name in features.samples["id"]}
+    found = compare_with_normal(make_features(100, 0), groups, labels=labels | {"nobody": True, "none": False})["labels"]
+    assert (found["odd"], found["others"], found["unmatched"]) == (43, 50, 2)
+    assert all(auroc["n"] == 93 for name, auroc in found["auroc"].items() if name in METHODS)
+
+
+def test_a_label_of_several_samples_is_refused_and_says_where_they_are():
+    groups = {"one": make_features(50, 1), "two": make_features(50, 2)}
+    groups["two"].samples["id"] = groups["one"].samples["id"]
+    assert len(compare_with_normal(make_features(100, 0), groups)["samples"]) == 100
+    with pytest.raises(InputError, match=r'have the labelled id "1/3" \(in one and two\)') as error:
+        compare_with_normal(make_features(100, 0), groups, labels={"1/3": True})
+    assert is_one_sentence(str(error.value))
+
+
 def test_what_cannot_be_fitted_is_refused_in_one_sentence(monkeypatch):
     lost = make_features(60, 0)
     lost.values[:] = np.nan
@@ -294,8 +313,31 @@ def test_the_command_scores_tasks_of_one_run_and_of_others(call, study, tmp_path
     assert status == 0 and "logic:wide" in out and "The oddest by mahalanobis" in out and out.count("logic:wide/3/") == 3
     labels = tmp_path / "labels.csv"
     labels.write_text("id,label\n" + "".join(f"{row['id']},{int(row['level'] == 4)}\n" for row in document["samples"]))
+    assert "no sample that" not in call(folder, "--normal-task", "logic:plain", "--labels", labels)[1]
+    labels.write_text(labels.read_text() + "elsewhere,0\n" * 2)
     status, out, _ = call(folder, "--normal-task", "logic:plain", "--labels", labels)
     assert status == 0 and "odd by their labels" in out and "45 of 90" in out
+    assert "Labels that are of no sample that was scored: 1." in out
+
+
+@pytest.mark.slow
+def test_folders_of_the_same_last_name_are_groups_of_their_own(call, study, tmp_path):
+    places = [tmp_path / name / "trace" for name in ("monday", "tuesday")]
+    for place in places:
+        shutil.copytree(study.folder.parent / "trace", place)
+    status, out, _ = call(study.folder, *places, "--normal-task", "logic:plain", "--json")
+    assert status == 0
+    assert [(row["group"], row["n"]) for row in json.loads(out)["groups"]] == [(f"{place}/logic:wide", 20) for place in places]
+
+
+@pytest.mark.slow
+def test_results_of_other_kinds_are_never_replaced(call, study, tmp_path):
+    for file in study.folder.glob("*.json"):
+        before = file.read_bytes()
+        status, out, err = call(study.folder, "--normal-task", "logic:plain", "--out", file)
+        assert (status, out) == (2, "") and "nothing was written" in err and file.read_bytes() == before
+    for _ in range(2):  # its own are
+        assert call(study.folder, "--normal-task", "logic:plain", "--out", tmp_path / "own.json")[0] == 0
 
 
 @pytest.mark.slow
@@ -305,6 +347,7 @@ def test_what_the_command_cannot_do_is_one_sentence_and_status_two(call, study, 
     unfinished.mkdir()
     (unfinished / "manifest.json").write_text((folder / "manifest.json").read_text())
     labels.write_text("id,label\na,maybe\n")
+    (tmp_path / "both.csv").write_text("id,label\na,1\nb,0\na,0\n")
     other.write_text("{}")
     plain = (folder, "--normal-task", "logic:plain")
     for words, sentence in (
@@ -320,6 +363,9 @@ def test_what_the_command_cannot_do_is_one_sentence_and_status_two(call, study, 
         ((*plain, "--focal-depth", "auto"), "cannot be chosen here"),
         ((*plain, "--lens", "tuned"), 'there is no lens "tuned"'),
         ((*plain, "--labels", labels), 'the label "maybe"'),
+        ((*plain, "--labels", tmp_path / "both.csv"), 'labels "a" both as odd and as not odd'),
+        ((trace, "--model", "reference"), "--model chooses within a study"),
+        ((trace, "--lens", "foo"), "--lens chooses within a study"),
         ((*plain, "--labels", tmp_path / "none.csv"), "cannot be read as a table of labels"),
         ((*plain, "--out", other), "was not written by HyperLens"),
         ((*plain, "--top", "-1"), "cannot be listed"),
@@ -331,14 +377,16 @@ def test_what_the_command_cannot_do_is_one_sentence_and_status_two(call, study, 
 
 
 def test_the_page_says_what_its_committed_numbers_say_and_they_are_of_what_is_shipped():
+    from test_docs import check_tables
+
     root = Path(__file__).resolve().parent.parent
     found = json.loads((root / "docs" / "anomalies.json").read_text(encoding="utf-8"))
     spec = importlib.util.spec_from_file_location("anomalies_script", root / "benchmarks" / "anomalies.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    page = (root / "docs" / "anomalies.md").read_text(encoding="utf-8")
-    for name, table in script.make_tables(found).items():
-        assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in page, name
+    check_tables(root / "docs" / "anomalies.md", script.make_tables(found), "run benchmarks/anomalies.py")
+    assert min(row["led"] for row in found["claims"][1:]) > 0.9 and found["claims"][0]["led"] == 0.0
+    assert all(sum(row[kind] for kind in script.ANSWERS) == pytest.approx(1) for row in found["claims"])
     assert found["about"]["model"] == hl.load_model("reference").fingerprint
     assert found["about"]["lens"] == hl.load_lens("reference").fingerprint

@@ -36,6 +36,18 @@ def test_results_of_ours_are_replaced_whole(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
 
+def test_results_of_another_kind_are_left_alone(tmp_path):
+    write_artefact(tmp_path / "lens", {"kind": "tuned lens"}, {}, files={"translators.safetensors": b"days of work"})
+    for write in (
+        lambda: write_artefact(tmp_path / "lens", {"kind": "trajectory"}, {}),
+        lambda: check_place(tmp_path / "lens"),
+    ):
+        with pytest.raises(ArtefactError, match=r"holds other results of HyperLens \(tuned lens\); nothing was written"):
+            write()
+    assert (tmp_path / "lens" / "translators.safetensors").read_bytes() == b"days of work"
+    assert check_place(tmp_path / "lens", "tuned lens") == tmp_path / "lens"
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ArtefactError, match="does not hold results of HyperLens; nothing was written"):

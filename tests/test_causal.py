@@ -211,6 +211,10 @@ def test_principal_components_and_random_directions_are_orthonormal(model):
     ("action", "words"),
     [
         (lambda model: Ablation(2, "median"), "no kind"),
+        (lambda model: Ablation(2, seed=2**60), "the seed is"),
+        (lambda model: hl.draw_directions(4, 2, 2**70), "the seed is"),
+        (lambda model: correlate_influences(respond(model, torch.ones(WIDTH, 1)), -1), "the seed is -1"),
+        (lambda model: average_alignment(respond(model, torch.ones(WIDTH, 1)), -1), "the seed is -1"),
         (lambda model: Ablation(2, positions="generated"), "no positions"),
         (lambda model: extract(model, Ablation(LAYERS + 1)), "has the states 0 to 6"),
         (lambda model: extract(model, Ablation(-1)), "has the states 0 to 6"),
@@ -239,10 +243,10 @@ def test_what_cannot_be_checked_is_refused_in_one_sentence(model, action, words)
 
 def test_the_page_says_what_was_measured_of_what_is_shipped():
     from causal_page import PAGE, make_tables
+    from test_docs import check_tables
 
-    found, page = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")), PAGE.read_text(encoding="utf-8")
-    for name, table in make_tables(found).items():
-        assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in page, "run benchmarks/causal.py --only draw"
+    found = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    check_tables(PAGE, make_tables(found), "run benchmarks/causal.py --only draw")
     lens = hl.load_lens("reference")
     assert found["about"]["model"] == lens.origin.fingerprint
     assert {cell["translators"] for cell in found["cells"]} == {None, lens.fingerprint}, "run benchmarks/causal.py --only tuned"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,22 @@ def run_blocks(page: str) -> None:
     """All Python of a page, one block after the other, in one scope."""
     found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     exec(compile("\n".join(found), page, "exec"), {})
+
+
+def check_tables(page: Path, tables: Mapping[str, str], remedy: str) -> None:
+    """That a page has a mark for each of these tables and for no other, and behind each mark its table."""
+    text = page.read_text(encoding="utf-8")
+    assert sorted(re.findall("<!-- table: (.*) -->", text)) == sorted(tables), remedy
+    for name, table in tables.items():
+        assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in text, f"{remedy}: {name}"
+
+
+@pytest.mark.parametrize("left", ["<!-- table: b -->\n<!-- end -->", ""])
+def test_a_table_that_was_not_made_or_has_no_mark_is_noticed(tmp_path: Path, left: str) -> None:
+    page, tables = tmp_path / "page.md", {"a": "| 1 |", **({} if left else {"b": "| 2 |"})}
+    page.write_text(f"<!-- table: a -->\n\n| 1 |\n\n<!-- end -->\n{left}", encoding="utf-8")
+    with pytest.raises(AssertionError, match="run it"):
+        check_tables(page, tables, "run it")
 
 
 def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +87,24 @@ def test_the_tables_of_the_page_about_the_tuned_lens_are_those_that_were_measure
     page, results = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))
     assert [name for name, table in make_tables(results).items() if table not in page] == [], "run benchmarks/tuned_lens_kl.py"
     assert set(results) == {"reference", "stories260K", "bitllama_3M"} and find_worse(results) == []
+
+
+def test_the_page_about_the_tuned_lens_has_the_numbers_that_were_measured_and_no_others() -> None:
+    import json
+
+    import transfer
+    import tuned_lens_kl
+    import tuned_lens_page
+
+    tables: dict[str, str] = {}
+    for script in (tuned_lens_page, tuned_lens_kl, transfer):
+        tables |= script.make_tables(json.loads(script.RESULTS.read_text(encoding="utf-8")))
+    check_tables(tuned_lens_page.PAGE, tables, "run benchmarks/transfer.py, or benchmarks/tuned_lens.py --only draw")
+
+
+def test_the_page_about_odd_inputs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks("docs/anomalies.md")
+    assert len(re.findall(r"\d\.\d+", capsys.readouterr().out)) == 10
 
 
 def test_the_page_about_the_causal_check_runs() -> None:

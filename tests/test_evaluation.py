@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from traced import CONTEXTS, TEXTS, loaded, own_logits, words
 
 import hyperlens as hl
 from hyperlens.anatomy import study_anatomy
+from hyperlens.artefact import hash_file
+from hyperlens.causal import Ablation, Responses, average_alignment, correlate_influences, draw_directions
+from hyperlens.cli.lenses import Picked, _describe_sources, _pick
 from hyperlens.contrast import estimate_trend
 from hyperlens.encoding import Encoded
-from hyperlens.errors import InputError, MemoryLimitError
+from hyperlens.errors import HyperLensWarning, InputError, MemoryLimitError
 from hyperlens.evaluation import Evaluation, evaluate_lenses, sums
 from hyperlens.evaluation.cost import count_passes
 from hyperlens.evaluation.sums import OUTPUT, Sums
@@ -38,6 +41,7 @@ from hyperlens.tracing import Limits, batches
 from hyperlens.tracing.batches import Seen
 from hyperlens.trajectory import pool_effort
 
+RESPONSES = Responses(*np.random.default_rng(0).random((3, 4, 5), dtype=np.float32), Ablation(1), {})
 VALUES = ("kl", "bias", "next_token_loss")
 GRADED = [Sample(words(random_ids(1, 5 + number % 3, number)[0].tolist()), f" w{20 + number}", level=1 + number % 4, task="own")
           for number in range(24)]  # fmt: skip
@@ -207,6 +211,44 @@ def test_the_mean_is_over_tokens_and_its_interval_over_texts() -> None:
     assert whole.n == 4 and min(alone) < whole.low < whole.value < whole.high
 
 
+def test_intervals_draw_whole_texts_whose_parts_are_read_apart() -> None:
+    model, lenses = loaded("llama"), [HyperLens((1,))]
+    (once,), (parts,), (apart,) = (
+        evaluate_lenses(model, texts, lenses, owners=owners).rows
+        for texts, owners in ((TEXTS, None), (TEXTS * 2, [0, 1, 2, 3] * 2), (TEXTS * 2, None))
+    )
+    for name in ("answer_kl", "prediction_depth", "resolution", "effort", "common_effort"):
+        found, expected = getattr(parts, name), getattr(once, name)
+        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-4, abs=1e-6), name
+    assert (parts.inner.kl.n, apart.inner.kl.n) == (4, 8)
+    assert asdict(parts.inner.kl) == pytest.approx(asdict(once.inner.kl), rel=1e-4)
+    assert apart.inner.kl.high - apart.inner.kl.low < 0.9 * (parts.inner.kl.high - parts.inner.kl.low)
+
+
+def test_one_text_and_one_lens_need_no_list() -> None:
+    model, text = loaded("llama"), "w20 w21 w22 w23"
+    listed = evaluate_lenses(model, [text], [LogitLens()])
+    for samples in (text, Sample(text)):
+        same(evaluate_lenses(model, samples, LogitLens()), listed)
+
+
+SEEDED: dict[str, Callable[[int], object]] = {
+    "evaluation": lambda seed: evaluate_lenses(loaded("llama"), TEXTS, seed=seed),
+    "ablation": lambda seed: Ablation(1, seed=seed),
+    "directions": lambda seed: draw_directions(8, 2, seed),
+    "correlation": lambda seed: correlate_influences(RESPONSES, seed),
+    "alignment": lambda seed: average_alignment(RESPONSES, seed),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_some_generator_would_not_take_is_refused(name: str, seed: int) -> None:
+    with pytest.raises(InputError, match=f"the seed is {seed}; give a whole number from 0 to") as refused:
+        SEEDED[name](seed)
+    assert is_one_sentence(str(refused.value))
+
+
 def test_effort_and_its_trend_are_those_of_a_trace() -> None:
     model = loaded("llama")
     found = evaluate_lenses(model, GRADED, [HyperLens((0, 2))])
@@ -304,6 +346,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "all layers": (lambda: evaluate_lenses(loaded("llama"), TEXTS, [HyperLens((1, LAYERS))]), "give one below"),
     "too deep": (lambda: evaluate_lenses(loaded("llama"), TEXTS, [HyperLens((9,))]), "focal depth 9 is above"),
     "repeats": (lambda: evaluate_lenses(loaded("llama"), TEXTS, repeats=-1), "repeats is -1"),
+    "owners": (lambda: evaluate_lenses(loaded("llama"), TEXTS, owners=[0]), "1 owners were given for 4 samples"),
 }
 
 
@@ -323,14 +366,15 @@ def test_auto_chooses_a_depth_and_lenses_of_one_kind_are_numbered() -> None:
     assert OUTPUT not in {(row.focal_depth, 0) for row in found.rows}
 
 
-def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: Any, monkeypatch: Any) -> Call:
+    """The command: its exit status, and what it prints on either side."""
     from hyperlens import cli
 
-    model = hl.load_model(saved)
-    save_lens(tune(model, 1), tmp_path / "mine")
-    (tmp_path / "texts.txt").write_text(words(random_ids(1, 200)[0].tolist()), encoding="utf-8")
-
-    def call(*given: object) -> tuple[int, str, str]:
+    def run(*given: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["hyperlens", "evaluate-lenses", *map(str, given)])
         monkeypatch.setattr("warnings.showwarning", lambda *args, **kwargs: None)
         with pytest.raises(SystemExit) as left:
@@ -338,6 +382,13 @@ def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path,
         shown = capsys.readouterr()
         return int(left.value.code or 0), shown.out, shown.err
 
+    return run
+
+
+def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path, call: Call, capsys: Any) -> None:
+    model = hl.load_model(saved)
+    save_lens(tune(model, 1), tmp_path / "mine")
+    (tmp_path / "texts.txt").write_text(words(random_ids(1, 200)[0].tolist()), encoding="utf-8")
     usual = (saved, "--text", tmp_path / "texts.txt", "--lens", tmp_path / "mine", "--focal-depth", "1,2")
     status, out, _ = call(*usual, "--repeats", 0, "--json", "--out", tmp_path / "all.json")
     document = json.loads(out)
@@ -349,7 +400,7 @@ def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path,
         ("hyper", 2),
     ]
     assert set(document) == {
-        "kind", "model", "inputs", "limits", "definitions", "versions", "output", "common_states", "seed", "rows",
+        "kind", "sources", "model", "inputs", "limits", "definitions", "versions", "output", "common_states", "seed", "rows",
     }  # fmt: skip
     assert set(document["rows"][0]) == {
         "name", "lens", "focal_depth", "states", "inner", "common", "answer_kl", "prediction_depth", "resolution", "effort",
@@ -363,9 +414,65 @@ def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path,
         ("--limit", "0"): "give a number from 1 up",
         ("--lens", str(tmp_path / "hyper")): 'two lenses are called "hyper"',
         ("--out", str(tmp_path)): "is a folder",
+        ("--seed", "-1"): "the seed is -1; give a whole number",
     }.items():
         status, out, said = call(*usual, *wrong)
         assert (status, out, said.count("\n")) == (2, "", 1) and reason in said, said
+
+
+def test_only_an_evaluation_is_replaced_by_an_evaluation(saved: Path, tmp_path: Path, call: Call) -> None:
+    precious, manifest, out = tmp_path / "texts.txt", tmp_path / "lens" / "manifest.json", tmp_path / "all.json"
+    precious.write_text(words(random_ids(1, 30)[0].tolist()), encoding="utf-8")
+    save_lens(tune(hl.load_model(saved), 1), manifest.parent)
+    usual = (saved, "--text", precious, "--focal-depth", 1, "--repeats", 0)
+    for file in (precious, manifest):
+        before = file.read_bytes()
+        status, _, said = call(*usual, "--out", file)
+        assert status == 2 and is_one_sentence(said.strip()) and file.read_bytes() == before
+    assert [call(*usual, "--out", out)[0] for _ in range(2)] == [0, 0]
+
+
+def test_each_file_is_read_up_to_the_limit_and_the_output_says_how_much(saved: Path, tmp_path: Path, call: Call) -> None:
+    one, other = tmp_path / "one.txt", tmp_path / "other.jsonl"
+    one.write_text(words(random_ids(1, 700)[0].tolist()), encoding="utf-8")
+    lines = [words(random_ids(1, length, length)[0].tolist()) for length in (9, 300, 7)]
+    other.write_text("\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8")
+    usual = (saved, "--text", one, "--text", other, "--limit", 2, "--focal-depth", 1, "--repeats", 0)
+    document = json.loads(call(*usual, "--json")[1])
+    running, whole = document["sources"]
+    assert (running["name"], running["unit"], running["read"]) == ("one.txt", "chunk", 2) and running["texts"] > 2
+    assert (whole["name"], whole["unit"], whole["read"], whole["texts"]) == ("other.jsonl", "text", 2, 3)
+    assert document["inputs"]["texts"] == 4 < document["inputs"]["parts"]
+    assert {row["inner"]["kl"]["n"] for row in document["rows"]} == {4}
+    shown = " ".join(call(*usual)[1].split())
+    assert f"2 of {running['texts']} chunks of one.txt" in shown and "2 of 3 texts of other.jsonl" in shown
+
+
+def test_what_is_picked_is_spread_over_all_there_is() -> None:
+    assert [text[0] for text in _pick([[number] for number in range(10)], {}, 4).texts] == [0, 2, 5, 7]
+    assert len(_pick([[0], [1]], {}, 4).texts) == 2
+
+
+def test_a_lens_on_the_text_that_it_was_trained_on_is_warned_of(saved: Path, tmp_path: Path, call: Call) -> None:
+    mine, text, other = tmp_path / "mine", tmp_path / "a.txt", tmp_path / "b.txt"
+    for number, file in enumerate((text, other)):
+        file.write_text(words(random_ids(1, 30, number)[0].tolist()), encoding="utf-8")
+    save_lens(tune(hl.load_model(saved), 1), mine, {"text": {"sources": [{"sha256": hash_file(text)}]}})
+    usual = (saved, "--text", text, "--text", other, "--lens", mine, "--focal-depth", 1, "--repeats", 0)
+    document = json.loads(call(*usual, "--json")[1])
+    assert [source["trained_on_it"] for source in document["sources"]] == [["mine"], []]
+    assert "mine was trained on it" in " ".join(call(*usual)[1].split())
+    with pytest.warns(HyperLensWarning, match=r"mine was trained on a\.txt") as said:
+        _describe_sources([Picked([], one) for one in document["sources"]], {"mine": str(mine)})
+    assert len(said) == 1
+
+
+def test_a_lens_is_called_as_its_folder_however_it_is_named(saved: Path, tmp_path: Path, call: Call, monkeypatch: Any) -> None:
+    save_lens(tune(hl.load_model(saved), 1), tmp_path / "mine")
+    (tmp_path / "a.txt").write_text(words(random_ids(1, 30)[0].tolist()), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "mine")
+    usual = (saved, "--text", tmp_path / "a.txt", "--lens", ".", "--focal-depth", 1, "--repeats", 0, "--json")
+    assert [row["name"] for row in json.loads(call(*usual)[1])["rows"]] == ["logit", "mine", "hyper"]
 
 
 @pytest.mark.slow
@@ -379,12 +486,16 @@ def test_at_rest_again_after_an_evaluation() -> None:
 
 def test_every_table_of_the_page_is_made_of_the_committed_numbers() -> None:
     from lenses_page import DOCS, make_tables
+    from test_docs import check_tables
 
     found = json.loads((DOCS / "lenses.json").read_text(encoding="utf-8"))
     assert found["reference"]["model"]["fingerprint"] == hl.load_model("reference").fingerprint
-    page = (DOCS / "lenses.md").read_text(encoding="utf-8")
-    for name, table in make_tables(found).items():
-        assert f"<!-- table: {name} -->\n\n{table}\n\n<!-- end -->" in page, f"run benchmarks/lenses.py: {name}"
+    check_tables(DOCS / "lenses.md", make_tables(found), "run benchmarks/lenses.py")
+    assert len({(one["limit"], one["seed"]) for one in found.values()}) == 1
+    seen, page = found["reference"]["seen"], (DOCS / "lenses.md").read_text(encoding="utf-8")
+    assert f"{seen['held_out_asides']} of its {seen['asides']:,} different asides" in page
+    assert f"up to {found['reference']['limit']} questions" in page
+    assert all(row["cost"]["measured"] for one in found.values() for row in one["rows"])
 
 
 def test_the_page_about_lenses_runs() -> None:

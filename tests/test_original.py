@@ -122,6 +122,8 @@ def test_code_in_a_pickle_is_refused_and_never_runs(folder, tmp_path, write):
         ({"d_model": 8}, r"has \[16\] as 0.bias where"),
         ({"num_hidden_layers": 4}, r"has nothing as 3.bias where"),
         ({"num_hidden_layers": 2}, r"asks for nothing"),
+        ({"num_hidden_layers": 0}, "says 0 as num_hidden_layers, which is no number from 1 up"),
+        ({"num_hidden_layers": -1}, "says -1 as num_hidden_layers"),
         ({"bias": False}, "asks for nothing"),
         ({"bias": "no"}, "a bias or unembed_hash that is none"),
         ({"lens_type": "mlp"}, "only linear_tuned_lens can be read"),
@@ -150,6 +152,7 @@ def test_tensors_that_are_no_translators_are_refused(folder):
         (lambda tensors: list(tensors.values()), "something else than named tensors"),
         (lambda tensors: tensors | {"0.bias": torch.zeros(16, dtype=torch.int64)}, "whole numbers as 0.bias"),
         (lambda tensors: tensors | {"0.bias": torch.full((16,), torch.nan)}, "not finite"),
+        (lambda tensors: tensors | {"0.weight": tensors["0.weight"].to_sparse()}, "a sparse 0.weight"),
     ):
         shutil.copy(FIXTURE / "lens" / "params.pt", folder / "params.pt")
         change_tensors(folder, change)
@@ -174,8 +177,9 @@ def test_a_lens_goes_only_with_the_unembedding_it_was_trained_for(model, folder)
     assert is_one_sentence(str(caught.value))
     hl.load_lens(folder, transfer=True).fit_to(model)
     change_config(folder, unembed_hash="leave out")
-    with pytest.warns(HyperLensWarning, match="nothing in the lens tells"):
-        hl.load_lens(folder).fit_to(model)
+    with pytest.warns(HyperLensWarning, match="nothing in the lens tells") as told:
+        hl.load_lens(folder).fit_to(model).fit_to(model)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("shape", [(40, 16), (1000, 1), (300, 4), (300, 7), (120, 80)])
@@ -192,6 +196,68 @@ def test_the_hash_is_that_of_the_whole_printed_matrix(model, shape):
     finally:
         model.network.get_output_embeddings = before
     assert found == hashlib.sha256(np.array_str(weight.numpy(), precision=1).encode()).hexdigest()
+
+
+def test_a_lens_of_another_model_is_not_exported_as_this_ones(model, tmp_path):
+    network = AutoModelForCausalLM.from_pretrained(FIXTURE / "model")
+    with torch.no_grad():
+        network.get_output_embeddings().weight.mul_(-1)
+    other, own = hl.load_model(network), hl.load_lens(FIXTURE / "lens", transfer=True)
+    for lens in (own, replace(own, origin=Origin("base", model.fingerprint))):
+        lens.fit_to(other)  # it may read that model
+        with pytest.raises(InputError, match="the lens was trained for") as caught:
+            hl.export_lens(lens, tmp_path / "out", other)
+        assert is_one_sentence(str(caught.value)) and not (tmp_path / "out").exists()
+    assert hl.load_lens(hl.export_lens(own, tmp_path / "own", model)).fingerprint == own.fingerprint
+
+
+def test_the_gradients_that_are_compared_are_not_clipped():
+    from original_lens import draw_ids, draw_translators, prepare_ours
+    from tuned_lens import find_gradients
+
+    network = AutoModelForCausalLM.from_pretrained(FIXTURE / "model")
+    with torch.no_grad():
+        network.get_output_embeddings().weight.mul_(10)
+    model, ids, drawn = hl.load_model(network), draw_ids(network, 2, 9), draw_translators(3, 16)
+    weight, bias = find_gradients(model, drawn, ids)
+    assert torch.cat([weight.flatten(), bias.flatten()]).norm() > 2
+    prepare_ours(model, drawn, ids, "none")()
+    clipped = torch.cat([drawn.weight.grad.flatten(), drawn.bias.grad.flatten()])
+    assert clipped.norm() == pytest.approx(1, rel=1e-4)  # as a step does
+
+
+def test_what_misses_its_target_is_named_and_the_throughput_never_is():
+    from tuned_lens import RESULTS, find_missed
+
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert find_missed(found) == [] == find_missed({})
+    slow = {"one": {"float32": {"original": {"ours_is_faster_by": 0.1}}}}
+    assert find_missed(found | {"throughput": slow}) == []
+    for part, name, value in (("equality", "same_translators", 1e-3), ("equality", "same_hash", False)):
+        row = found[part]["llama"] | {name: value}
+        assert len(find_missed(found | {part: found[part] | {"llama": row}})) == 1
+    for worst in (1e-3, float("nan")):
+        assert "gradients of llama" in find_missed({"gradients": {"llama": {"ours_to_theirs": worst}}})[0]
+    assert "257 MB where 256 are allowed" in find_missed({"memory": {"beside_these_mb": 257, "budget_mb": 256}})[0]
+
+
+def test_the_floor_is_the_forward_pass_and_the_products_and_bounds_every_ratio():
+    from tuned_lens_page import put_throughput
+    from tuned_lens_speed import report_rounds
+
+    rounds = {"forward": [1.0, 3.0, 2.0], "original": [8.0, 12.0, 9.0], "ours": [4.0, 4.0, 6.0]}
+    report = report_rounds(rounds, {"seconds": 1.0}, 100)
+    assert (report["forward_seconds"], report["floor_seconds"]) == (2.0, 3.0)
+    assert report["ours"]["times_the_floor"] == pytest.approx(4 / 3, rel=1e-3)
+    assert report["original"] == {
+        "seconds": 9.0,
+        "tokens_per_second": 11.11,
+        "times_the_floor": 3.0,
+        "ours_is_faster_by": 2.0,
+        "spread": [1.5, 3.0],
+    }
+    row = put_throughput({"a": {"bfloat16": report}}).splitlines()[2]
+    assert row == "| a | bfloat16 | 11 | – | 25 | 2.00 [1.50, 3.00] | – | 2 | 3 | 3.00 | – | 1.33 |"
 
 
 def test_what_the_original_cannot_read_is_not_exported(model, tmp_path):

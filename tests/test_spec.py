@@ -94,7 +94,7 @@ def test_the_studies_that_come_with_us_can_be_read():
         ('[[tasks]]\nname = "a"\nread = "mind"', 'task "a" reads "mind"; choose from target'),
         ('too_long = "cut"', 'too_long is "cut"; choose from skip, truncate'),
         ('[[lenses]]\nfocal_depths = "deep"', '"deep" is no focal depth; give numbers, auto or sweep'),
-        ("[[lenses]]\nfocal_depths = [-1]", r"the focal depths are \[-1\]; give whole numbers"),
+        ("[[lenses]]\nfocal_depths = [-1]", "focal depth -1 is not a whole number from 0 up"),
         ("[[lenses]]\nfocal_depths = [0.5]", "which cannot be used"),
         ('[[contrasts]]\neasy = "logic"\nhard = "cod"', 'names the task "cod", which is not there; did you mean "code"'),
         ('[[contrasts]]\neasy = "logic"\nhard = "logic"', "compares logic with itself"),

@@ -124,6 +124,22 @@ def test_a_checkpoint_from_before_a_field_was_there_is_of_another_recipe(tmp_pat
         train_reference(TINY, tmp_path)
 
 
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    train_reference(TINY, tmp_path, every=8)
+    with safe_open(tmp_path / NAME, "pt") as opened:
+        about = opened.metadata()
+    whole, accuracies = load_file(tmp_path / NAME), about.pop("progress")
+    earlier = {name.replace("tensor/", "model/"): tensor for name, tensor in whole.items()}
+    save_file(earlier, tmp_path / NAME, metadata={**about, "accuracies": accuracies})
+    again = train_reference(TINY, tmp_path)
+    assert all(torch.equal(weight, whole.get(f"tensor/{name}", weight)) for name, weight in again.state_dict().items())
+    save_file(
+        {name: tensor for name, tensor in whole.items() if "norm" not in name}, tmp_path / NAME, about | {"progress": "{}"}
+    )
+    with pytest.raises(ArtefactError, match=r"is damaged: it has nothing as .*norm.*; remove it to begin anew"):
+        train_reference(TINY, tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"not safetensors", save({"a": torch.ones(1)})])
 def test_a_damaged_checkpoint_is_named(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)

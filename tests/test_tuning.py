@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sentences import is_one_sentence
 
 import hyperlens as hl
 from hyperlens.artefact import hash_file
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.lenses import Translators
-from hyperlens.training import tuning
+from hyperlens.training import texts, tuning
 from hyperlens.training.checkpoints import LOG, NAME
 from hyperlens.training.distillation import distil_batch
 from hyperlens.training.lens_recipe import LensRecipe
@@ -189,6 +192,30 @@ def test_no_text_and_no_chunk_is_both_trained_on_and_validated_with(plain):
     assert divide_texts(texts, 0.2, 1000, 3) == divide_texts(texts, 0.2, 1000, 3) != divide_texts(texts, 0.2, 1000, 4)
 
 
+@pytest.mark.parametrize("lengths", [[5000], [3000, 2000], [900, 5, 900, 900, 900], [1000, *[20] * 100], [2, 2000, 2000]])
+@pytest.mark.parametrize("most", [300, 10_000])
+def test_about_a_tenth_is_held_out_and_never_more_than_asked_for_of_few_and_of_long_texts(lengths, most):
+    draw = random.Random(0)
+    tokens = [tuple(draw.randrange(10**6) for _ in range(length)) for length in lengths]
+    texts = [tuple(text[first : first + 32] for first in range(0, len(text), 32)) for text in tokens]
+    for seed in range(5):
+        corpus = divide_texts(texts, 0.1, most, seed)
+        room = min(most, 0.1 * sum(lengths))
+        assert room / 2 <= sum(map(len, corpus.validation)) <= room
+        assert not set(corpus.training) & set(corpus.validation)
+        assert corpus.tokens + sum(map(len, corpus.validation)) == sum(lengths)
+    assert len(divide_texts([((1, 2, 3),), ((4, 5),)], 0.1, 1000, 0).validation) == 1
+    often = divide_texts([((number, 1),) for number in range(20)] * 100, 0.1, 1000, 0)
+    assert len(often.validation) == 2 and len(often.training) == 1800
+
+
+def test_one_long_text_and_a_folder_by_its_name_are_enough(plain, tmp_path):
+    text = " ".join(TEXTS)
+    lens = tune_lens(plain, text, TINY, 16, str(tmp_path / "kept"))
+    assert (tmp_path / "kept" / NAME).exists() and same(lens.translators, tune_lens(plain, [text], TINY, 16).translators)
+    assert lens.origin.dtype == "float32"
+
+
 def test_what_validates_is_never_seen_in_a_step(plain, monkeypatch):
     seen, corpus = [], corpus_of(plain)
 
@@ -212,6 +239,7 @@ def test_every_chunk_is_drawn_once_before_one_is_drawn_again():
     for first in (0, 10, 20):
         assert sorted(drawn[first : first + 10]) == sorted(corpus.training)
     assert drawn[:10] != drawn[10:20] and drawn[:3] == corpus.draw(0, 6, 0)
+    assert set(corpus.draw(1, 50, 0)) == set(corpus.training) and len(corpus.draw(1, 50, 0)) == 25
 
 
 def test_chunks_begin_as_texts_do_and_hold_all_of_the_text(stories):
@@ -220,6 +248,11 @@ def test_chunks_begin_as_texts_do_and_hold_all_of_the_text(stories):
     chunks, whole = cut_text(model, text, 16, "text"), model.tokenizer(text)["input_ids"]
     assert all(chunk[0] == model.tokenizer.bos_token_id and len(chunk) <= 16 for chunk in chunks)
     assert [token for chunk in chunks for token in chunk[1:]] == whole[1:]
+    begin, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    several = cut_text(model, [begin, end, *whole[1:]], 16, "text")
+    assert all(chunk[:2] == (begin, end) for chunk in several)
+    assert [token for chunk in several for token in chunk[2:]] == whole[1:]
+    assert cut_text(model, [begin] * 5, 3, "text") == ((begin,) * 3,) * 3
 
 
 def test_files_give_texts_as_their_kind_has_them(plain, tmp_path):
@@ -253,6 +286,17 @@ def test_what_the_model_writes_depends_on_the_seed_alone_and_leaves_the_random_s
     assert [text.startswith("The dog ran") for text in written] == [True, True, False]
 
 
+def test_a_model_that_writes_nothing_or_always_the_same_is_given_prompts(plain, monkeypatch):
+    for written in ([(1, 5)] * 4, [(1, 5), (1, 6), (1, 7), (1, 8)], [(1, 5, 6)] * 4):
+        monkeypatch.setattr(texts, "_begin", lambda model: (1,))
+        monkeypatch.setattr(texts, "_sample", lambda *given, written=written: written)
+        with pytest.raises(
+            InputError, match=r"4 texts, [14] of them different, the longest of [23] tokens.*--prompts"
+        ) as caught:
+            generate_source(plain, 4, 16, 0)
+        assert is_one_sentence(str(caught.value))
+
+
 def test_what_is_saved_says_how_it_was_trained_and_reads_the_model(plain, tmp_path):
     found = train_translators(plain, corpus_of(plain), TINY)
     hl.save_lens(found.lens, tmp_path / "lens", found.describe([{"kind": "file", "name": "mine.txt"}]))
@@ -274,9 +318,62 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs(plain, tm
         train_translators(plain, Corpus(corpus.training[1:], corpus.validation), TINY, tmp_path)
     with pytest.raises(InputError, match=r"another recipe \(model is"):
         train_translators(replace(plain, fingerprint="0" * 64), corpus, TINY, tmp_path)
+    lens = hl.save_lens(train_translators(plain, corpus, TINY).lens, tmp_path / "lens")
+    with pytest.raises(ArtefactError, match=r"holds results of HyperLens, not a checkpoint; choose another --checkpoint"):
+        train_translators(plain, corpus, TINY, lens)
     (tmp_path / NAME).write_bytes(b"none")
     with pytest.raises(ArtefactError, match=r"cannot be read .*remove it to begin anew"):
         train_translators(plain, corpus, TINY, tmp_path)
+
+
+@pytest.mark.parametrize("recipe", [TINY, replace(TINY, optimiser="muon", rate=0.01)])
+def test_a_checkpoint_whose_tensors_are_missing_or_of_another_shape_is_refused(plain, tmp_path, recipe):
+    corpus = corpus_of(plain)
+    train_translators(plain, corpus, recipe, tmp_path)
+    whole = load_file(tmp_path / NAME)
+    with safe_open(tmp_path / NAME, "pt") as opened:
+        about = opened.metadata()
+    names = [
+        "tensor/best/weight",
+        "tensor/last/bias",
+        *(name for name in whole if name.endswith(("exp_avg", "momentum_buffer"))),
+    ]
+    for name in names:
+        rest = {other: tensor for other, tensor in whole.items() if not other.startswith(name.rpartition("/")[0])}
+        for changed in (rest, {**whole, name: whole[name][:1]}):
+            save_file(changed, tmp_path / NAME, about)
+            with pytest.raises(ArtefactError, match=r"is damaged: it has .* as .*; remove it to begin anew") as caught:
+                train_translators(plain, corpus, recipe, tmp_path)
+            assert is_one_sentence(str(caught.value))
+
+
+def test_before_the_first_step_only_the_model_can_be_to_blame(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "distil_batch", lambda *given: torch.full((6,), math.nan))
+    for folder, kept in (
+        (None, "no checkpoint was asked for"),
+        (tmp_path / "run", f"nothing was written to {tmp_path / 'run'} yet"),
+    ):
+        with pytest.raises(InputError, match=re.escape(kept)) as caught:
+            train_translators(plain, corpus_of(plain), TINY, folder)
+        assert str(caught.value).endswith(": load the model in a wider --dtype") and is_one_sentence(str(caught.value))
+
+
+def test_the_lens_of_another_training_is_not_replaced(plain, tmp_path):
+    corpus = corpus_of(plain)
+    found = train_translators(plain, corpus, TINY)
+    folder = hl.save_lens(found.lens, tmp_path / "lens", found.describe())
+    tuning.check_lens(folder, plain, corpus, TINY)
+    tuning.check_lens(tmp_path / "none", plain, corpus, TINY)
+    for recipe, model, said in (
+        (replace(TINY, seed=3), plain, r"\(seed is 0, here 3\)"),
+        (TINY, replace(plain, fingerprint="0" * 64), r"\(model is"),
+    ):
+        with pytest.raises(ArtefactError, match=f"lens of another recipe {said}.*choose another --out, or remove it") as caught:
+            tuning.check_lens(folder, model, corpus, recipe)
+        assert is_one_sentence(str(caught.value))
+    hl.save_lens(found.lens, folder)
+    with pytest.raises(ArtefactError, match="how it was trained is not known"):
+        tuning.check_lens(folder, plain, corpus, TINY)
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient", "validation"])
@@ -308,6 +405,7 @@ def test_a_loss_that_is_not_finite_stops_with_state_and_step_and_keeps_the_last_
         ({"optimiser": "sgd"}, '"sgd" is not an optimiser; choose from muon, adamw'),
         ({"decay": "steps"}, '"steps" is not a way for the rate to fall; choose from linear, cosine'),
         ({"steps": 0}, "steps is 0; give a number from 1 up"),
+        ({"steps": True}, "steps is True; give a whole number"),
         ({"step_tokens": 0}, "step_tokens is 0"),
         ({"rate": -1.0}, "rate is -1.0; give a number above 0"),
         ({"clip": math.nan}, "clip is nan"),
@@ -326,7 +424,7 @@ def test_text_that_is_too_short_and_depths_that_are_too_deep_are_refused(plain):
         InputError, match=r"has \d+ tokens to train on \(and \d+ held out to validate\), less than one step of 4096"
     ):
         tune_lens(plain, TEXTS, LensRecipe())
-    with pytest.raises(InputError, match=r"1 different texts of \d+ tokens together, none of which is left to train on"):
+    with pytest.raises(InputError, match=r"1 different text of \d+ tokens together cannot be divided"):
         tune_lens(plain, [TEXTS[0]] * 3, TINY)
     with pytest.raises(InputError, match=r"focal depth 6 leaves no state to train for"):
         tune_lens(plain, TEXTS, replace(TINY, focal_depth=6))
@@ -355,7 +453,15 @@ def test_the_command_trains_on_all_kinds_of_text_and_shows_each_state(saved, tmp
     assert [row["step"] for row in rows] == [0, 2, 4] and Path(last["lens"]) == tmp_path / "lens"
     assert len(last["logit"]) == len(last["tuned"]) == 6
     status, told, _ = follow([saved, *words, "--out", "lens"], tmp_path)
-    assert status == 0 and "step" not in told.partition("KL from")[0] and "tuned lens" in told
+    assert (
+        status == 0 and "step" not in told.partition("KL from")[0] and "tuned lens" in told and rows[0]["seconds_left"] is None
+    )
+    status, _, wrong = follow([saved, *words, "--out", "lens", "--seed", "3", "--checkpoint", "new"], tmp_path)
+    assert status == 2 and "lens of another recipe (seed is 0, here 3" in wrong and "choose another --out" in wrong
+    for folder, said in (("lens", "--checkpoint and --out are both"), ("./other/../lens", "--checkpoint and --out are both")):
+        assert said in follow([saved, *words, "--out", "lens", "--checkpoint", folder], tmp_path)[2]
+    wrong = follow([saved, *words, "--out", "second", "--checkpoint", "lens"], tmp_path)[2]
+    assert "holds results of HyperLens, not a checkpoint; choose another --checkpoint" in wrong
     status, _, wrong = follow([saved, *words, "--out", "lens", "--seed", "3"], tmp_path)
     assert status == 2 and "another recipe" in wrong and "seed is 0, here 3" in wrong
     assert follow([saved, "--out", "other"], tmp_path)[2].startswith("hyperlens: there is no text to train on; give --text")

@@ -3,6 +3,7 @@
 So Belrose et al. 2023 (arXiv 2303.08112) find malicious inputs: a detector is fitted on the trajectories of normal inputs
 alone, by isolation forest (Liu et al. 2008) or local outlier factor (Breunig et al. 2000), and scores others. What is ours:
 which readings it sees, that each is scaled, that half of the normal samples is held out, and the simpler scores beside it.
+The paper's text could not be had: what is said of it is from memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from hyperlens.artefact import to_json
 from hyperlens.contrast import estimate_auroc
 from hyperlens.errors import InputError
+from hyperlens.resampling import check_seed
 from hyperlens.trajectory import Trajectory, average_tokens
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ def fit_detector(normal: Trajectory | Features, method: str = METHODS[0], seed: 
     """
     if method not in METHODS:
         raise InputError(f'"{method}" is no method; choose from {", ".join(METHODS)}')
-    _check_seed(seed)
+    check_seed(seed)
     features = normal if isinstance(normal, Features) else gather_features(normal)
     used = np.asarray(np.isfinite(features.values).any(axis=0))
     known = features.pick(_find_known(features.values[:, used]))
@@ -164,7 +166,7 @@ def halve_features(features: Features, seed: int) -> tuple[Features, Features]:
 
     Raises InputError where there are fewer than 80 texts, or the seed is out of range.
     """
-    _check_seed(seed)
+    check_seed(seed)
     texts, owners = np.unique(features.samples["text"].to_numpy(dtype=object), return_inverse=True)
     if len(texts) < 2 * LEAST_NORMAL:
         raise InputError(
@@ -188,23 +190,18 @@ def compare_with_normal(
     that need no trajectory of layers, or no detector: `mahalanobis`, on the same features; `confidence`, how far the model's
     own confidence is below 1; `length`, how far the prompt's tokens are from their normal mean. Samples that were fitted on,
     by their text, are not scored. `labels` (sample id -> whether it is odd) add the AUROC of odd against other samples among
-    all that were scored. Raises InputError.
+    all that were scored, and how many labels are of none of these. Raises InputError, also for a labelled id that several
+    samples have.
     """
     fitted, held_out = halve_features(normal, seed)
     detectors = {method: fit_detector(fitted, method, seed) for method in dict.fromkeys((*methods, METHODS[2]))}
     expected = float(fitted.samples["tokens"].to_numpy(dtype=float).mean())
-
-    def score(features: Features) -> Scores:
-        found = {method: detector.score(features) for method, detector in detectors.items()}
-        tokens = features.samples["tokens"].to_numpy(dtype=float)
-        return found | {"confidence": 1 - features.samples["confidence"].to_numpy(), "length": np.abs(tokens - expected)}
-
-    seen, usual = fitted.samples["text"].to_list(), score(held_out)
+    seen, usual = fitted.samples["text"].to_list(), _score_all(detectors, expected, held_out)
     rows: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
     for name, given in groups.items():
         fresh = given.pick(~given.samples["text"].isin(seen).to_numpy())
-        scores = score(fresh)
+        scores = _score_all(detectors, expected, fresh)
         count = _count(scores)
         lost = {"left_out": len(fresh.values) - count, "seen": len(given.values) - len(fresh.values)}
         rows.append({"group": name, "n": count, **lost, "auroc": _compare(usual, scores, seed)})
@@ -219,6 +216,13 @@ def compare_with_normal(
     }
 
 
+def _score_all(detectors: Mapping[str, Detector], expected: float, features: Features) -> Scores:
+    """By each detector, by the confidence that is missing, and by how far the length is from the `expected` tokens."""
+    found = {method: detector.score(features) for method, detector in detectors.items()}
+    tokens = features.samples["tokens"].to_numpy(dtype=float)
+    return found | {"confidence": 1 - features.samples["confidence"].to_numpy(), "length": np.abs(tokens - expected)}
+
+
 def _count(scores: Scores) -> int:
     """How many samples were scored."""
     return int(np.isfinite(scores[METHODS[2]]).sum())
@@ -227,12 +231,6 @@ def _count(scores: Scores) -> int:
 def _find_known(values: np.ndarray) -> np.ndarray:
     """True for the samples that have features, and all of them finite."""
     return np.asarray(np.isfinite(values).all(axis=1) & bool(values.shape[1]))
-
-
-def _check_seed(seed: int) -> None:
-    """That numpy and scikit-learn both take it. Raises InputError."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"the seed is {seed}; give a whole number from 0 to {2**32 - 1}")
 
 
 def _describe_settings(methods: Sequence[str], seed: int) -> dict[str, Any]:
@@ -247,17 +245,30 @@ def _compare(usual: Scores, odd: Scores, seed: int) -> dict[str, Any]:
 
 def _compare_labels(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, bool], seed: int) -> dict[str, Any]:
     """How well each score tells samples labelled odd from those that are labelled otherwise."""
-    sides: dict[bool, list[Scores]] = {True: [], False: []}
-    for row in rows:
-        if row["id"] in labels:
-            sides[labels[row["id"]]].append(row["scores"])
-    if min(map(len, sides.values())) < 2:
+    known = [row for row in rows if np.isfinite(row["scores"][METHODS[2]])]
+    _check_labels(rows, labels)
+    sides = [[row["scores"] for row in known if labels.get(row["id"]) is kind] for kind in (True, False)]
+    if min(map(len, sides)) < 2:
         raise InputError(
-            f"of the {len(rows)} scored samples {len(sides[True])} are labelled odd and {len(sides[False])} are labelled "
+            f"of the {len(known)} scored samples {len(sides[0])} are labelled odd and {len(sides[1])} are labelled "
             "otherwise; at least 2 of each are needed, by the ids that the samples have"
         )
-    odd, usual = ({name: np.array([row[name] for row in side]) for name in side[0]} for side in (sides[True], sides[False]))
-    return {"odd": len(sides[True]), "others": len(sides[False]), "auroc": _compare(usual, odd, seed)}
+    odd, usual = ({name: np.array([row[name] for row in side]) for name in side[0]} for side in sides)
+    unmatched = len(labels.keys() - {row["id"] for row in rows})
+    return {"odd": len(sides[0]), "others": len(sides[1]), "unmatched": unmatched, "auroc": _compare(usual, odd, seed)}
+
+
+def _check_labels(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, bool]) -> None:
+    """Raises InputError where a label is of several samples."""
+    owners: dict[str, str] = {}
+    for row in rows:
+        if row["id"] in labels and row["id"] in owners:
+            places = " and ".join(dict.fromkeys((owners[row["id"]], row["group"])))
+            raise InputError(
+                f'several of the scored samples have the labelled id "{row["id"]}" (in {places}), so that its label does not '
+                "say which is meant; score them one after the other, or give them ids of their own"
+            )
+        owners[row["id"]] = row["group"]
 
 
 def _list_samples(group: str, features: Features, scores: Scores) -> list[dict[str, Any]]:

@@ -44,9 +44,10 @@ def write_artefact(
 
     Gives its path.
 
-    Raises ArtefactError where the folder holds something that is not ours, or cannot be written; nothing is lost then.
+    Raises ArtefactError where the folder holds something that is not ours, or results of another kind, or cannot be written;
+    nothing is lost then.
     """
-    place = check_place(folder)
+    place = check_place(folder, manifest.get("kind"))
     partial = place.with_name(f".{place.name}.{os.getpid()}{PARTIAL}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -157,14 +158,21 @@ def page_beside(folder: str | os.PathLike[str]) -> Path:
     return place.with_name(f"{place.name}.html")
 
 
-def check_place(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path, if results may be written there: it does not exist, is empty, or holds an artefact of ours."""
+def check_place(folder: str | os.PathLike[str], kind: str | None = None) -> Path:
+    """The folder as a path, if results of a kind may be written there: it does not exist, is empty, or holds an artefact of
+    ours of that kind, such as "trajectory". Raises ArtefactError."""
     place = Path(folder).absolute()
     try:
         if place.exists() and not place.is_dir():
             raise ArtefactError(f"{place} is a file; results need a folder of their own, choose another with --out")
         found = [file for file in place.iterdir() if file.suffix != PARTIAL] if place.is_dir() else []
-        if found and not (is_artefact(place) and all(map(_could_be_ours, found))):
+        manifest = _read_manifest(place)
+        if manifest is not None and manifest.get("kind") != kind:
+            raise ArtefactError(
+                f"{place} holds other results of HyperLens ({manifest.get('kind', 'of no kind')}); nothing was written, choose "
+                "another folder with --out"
+            )
+        if found and not (manifest is not None and all(map(_could_be_ours, found))):
             raise ArtefactError(
                 f"{place} exists and does not hold results of HyperLens; nothing was written, choose another folder with --out"
             )
@@ -178,11 +186,17 @@ def check_place(folder: str | os.PathLike[str]) -> Path:
 
 def is_artefact(folder: Path) -> bool:
     """Whether `folder` holds a manifest of ours."""
+    return _read_manifest(folder) is not None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in a folder, if it is ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("written_by") == "hyperlens" and isinstance(manifest.get("format"), int)
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("written_by") == "hyperlens" and isinstance(manifest.get("format"), int)
+    return manifest if ours else None
 
 
 def _could_be_ours(file: Path) -> bool:

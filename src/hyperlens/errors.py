@@ -50,6 +50,7 @@ class HyperLensWarning(UserWarning):
     """What a reader of a result should know."""
 
 
+NO_LENS = 'there is no lens "{}"; choose hyper, logit, or the folder of a tuned lens'
 LOAD_ADVICE = "memory did not suffice for the model; load it with --dtype bfloat16, or spread it with --device-map auto"
 
 

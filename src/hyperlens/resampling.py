@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperlens.errors import InputError
+
 RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
 WIDTH = 1.959963984540054
@@ -44,6 +46,12 @@ class Interval:
     low: float
     high: float
     n: int
+
+
+def check_seed(seed: int) -> None:
+    """That every generator of random numbers takes it: numpy's, torch's and scikit-learn's. Raises InputError."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"the seed is {seed}; give a whole number from 0 to {2**32 - 1}")
 
 
 @lru_cache(maxsize=8)

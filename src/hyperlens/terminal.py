@@ -282,6 +282,15 @@ def show_evaluation(console: Console, document: Mapping[str, Any]) -> None:
     note = f"KL, bias and next-token loss in nats, over states 0…{common - 1}, which every row can change; the model's own "
     note += f"loss is {loss}. Passes and time are by those of one plain pass. Drawn: ln(1 + KL)."
     console.print(make_safe(note, 500))
+    for source in document.get("sources", ()):
+        console.print(make_safe(_describe_source(source), 500))
+
+
+def _describe_source(source: Mapping[str, Any]) -> str:
+    """How much of a source was read, what its intervals draw, and which lenses had been trained on it."""
+    counted = f"{source['read']} of {source['texts']} {source['unit']}s of {source['name']}"
+    seen = "".join(f"; {name} was trained on it" for name in source["trained_on_it"])
+    return f"Read: {counted}, each drawn as a whole for the intervals{seen}."
 
 
 def _name_lens(row: Mapping[str, Any]) -> str:
@@ -321,7 +330,8 @@ def show_lens_training(console: Console, row: Mapping[str, Any], steps: int) -> 
     """One line of the training of a lens: how far it is, and the mean KL over the states in training and in validation."""
     validation = sum(row["validation"]) / len(row["validation"])
     line = f"step {row['step']} of {steps}  KL {_number(row['loss'], 4)} in training, {_number(validation, 4)} in validation"
-    console.print(make_safe(f"{line}  {timedelta(seconds=row['seconds_left'])} left", 400), soft_wrap=True, highlight=False)
+    left = "" if row["seconds_left"] is None else f"  {timedelta(seconds=row['seconds_left'])} left"
+    console.print(make_safe(line + left, 400), soft_wrap=True, highlight=False)
 
 
 def show_tuning(console: Console, result: Mapping[str, Any]) -> None:
@@ -353,6 +363,8 @@ def show_anomalies(console: Console, document: Mapping[str, Any], top: int) -> N
     console.print(table)
     note = "Beside them: mahalanobis, the distance from the normal mean; missing confidence alone; unusual length alone."
     console.print(note, highlight=False)
+    if labels and labels["unmatched"]:
+        console.print(f"Labels that are of no sample that was scored: {labels['unmatched']}.", highlight=False)
     _show_odd_samples(console, document["samples"], methods[0], top)
 
 

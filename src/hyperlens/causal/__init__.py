@@ -3,6 +3,9 @@ lens matter to the model, and in the same way?
 
 Ablating a direction of a state changes what a lens reads of it, and what the model itself makes of it. The directions that
 matter most to the lens are its causal basis; both changes are compared by their size and, as log-ratios, by their angle.
+
+The paper's text could not be had: what is said of it in this room is from memory, and what is said of the original package was
+read in its code (tuned-lens 0.2.0).
 """
 
 from hyperlens.causal.ablation import Ablation, draw_directions, find_components

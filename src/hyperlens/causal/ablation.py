@@ -15,6 +15,7 @@ from hyperlens.errors import InputError
 from hyperlens.lenses import HyperLens, Lens
 from hyperlens.lenses.lens import pass_between, route_stack
 from hyperlens.models import Model
+from hyperlens.resampling import check_seed
 from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tasks import Sample
@@ -30,9 +31,10 @@ POSITIONS = ("all", "last", "answer")
 class Ablation:
     """What is done to state number `state` at all positions: its share along a direction gives way to another.
 
-    By `kind` that is the "mean" share over the positions that are read (default, as in the paper), the share of another of
-    them, drawn once from `seed` ("resample"), or none ("zero"). `positions` are those at which outputs are read and compared:
-    "all" (default, as in the paper), "last" or "answer".
+    `state` goes from 0, the embeddings, to L. By `kind` its share gives way to the "mean" share over the positions that are
+    read (default), the share of another of them, drawn once from `seed` in [0, 2³²) ("resample"), or none ("zero").
+    `positions` are those at which outputs are read and compared: "all" (default), "last" or "answer". The kinds are those of
+    the original package's code. Raises InputError for another kind, positions or seed.
     """
 
     state: int
@@ -44,6 +46,7 @@ class Ablation:
         for name, choices in (("kind", KINDS), ("positions", POSITIONS)):
             if getattr(self, name) not in choices:
                 raise InputError(f'"{getattr(self, name)}" is no {name} of an ablation; choose from {", ".join(choices)}')
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Stage:
 
 
 def own_lens(model: Model, state: int) -> Lens:
-    """The lens that routes a state through all layers after it, and so is the model itself."""
+    """The lens that routes a state, from 0 to L, through all layers after it, and so is the model itself."""
     return HyperLens((model.layers - state,))
 
 
@@ -87,7 +90,8 @@ def hold_state(
     model: Model, lens: Lens | None, samples: str | Sample | Iterable[Given], ablation: Ablation, limits: Limits | None
 ) -> Iterator[tuple[Stage, Lens]]:
     """The state of the samples' texts, and the lens that fits the model (the model itself where there is none); meanwhile the
-    model is at rest. The batches are small enough for gradients through the lens. Raises InputError."""
+    model is at rest. The batches are small enough for gradients through the lens. Raises InputError, CertificateError where the
+    lens is not exact on the model, ModelError where its logits are not finite, MemoryLimitError."""
     limits, listed = limits or Limits(), [samples] if isinstance(samples, str | Sample) else list(samples)
     check_state(model, ablation.state)
     lens = own_lens(model, ablation.state) if lens is None else lens.fit_to(model)
@@ -217,8 +221,10 @@ def read_controls(stage: Stage, lens: Lens) -> list[Float[Tensor, "probe width"]
 
 
 def draw_directions(width: int, count: int, seed: int = 0) -> Float[Tensor, "width direction"]:
-    """Random orthonormal directions, uniform over all such. Raises InputError for more than the width has."""
+    """Random orthonormal directions, uniform over all such. Raises InputError for more than the width has, or a
+    seed out of range."""
     check_count(count, width)
+    check_seed(seed)
     drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(seed))
     vectors, triangle = torch.linalg.qr(drawn)
     return vectors * triangle.diagonal().sign()
@@ -227,7 +233,10 @@ def draw_directions(width: int, count: int, seed: int = 0) -> Float[Tensor, "wid
 def find_components(
     model: Model, samples: str | Sample | Iterable[Given], ablation: Ablation, count: int, limits: Limits | None = None
 ) -> Float[Tensor, "width direction"]:
-    """The first principal components of the state at the positions that are read, orthonormal. Raises InputError."""
+    """The first `count` principal components of the state at the positions that are read, orthonormal, from 1 to its width.
+
+    Raises InputError, CertificateError where the lens is not exact on the model, MemoryLimitError.
+    """
     with hold_state(model, None, samples, ablation, limits) as (stage, _), torch.no_grad():
         check_count(count, stage.width)
         return decompose(stage)[0][:, :count].float()

@@ -33,7 +33,8 @@ TOLERANCE = 1e-3
 class CausalBasis:
     """Orthonormal directions of a state, float32, and their influences on a lens in nats, the largest first.
 
-    Each influence is that of ablating its direction alone, as mean over the positions read in a text, then over texts.
+    Each influence, from 0 up, is that of ablating its direction alone, as mean over the positions read in a text, then over
+    texts.
     """
 
     vectors: Float[Tensor, "width direction"]
@@ -58,7 +59,8 @@ def extract_causal_basis(
     principal components, and finds a local maximum; the directions are then put in order. It departs from the original
     package, which begins with singular vectors of the unembedding (of no meaning to a lens that routes), draws new donors
     at each step of "resample", and lets a long text count more. Beside what `limits` bounds, the state of all texts is held.
-    Raises InputError.
+    `count` goes from 1 to the width. Raises InputError, CertificateError where the lens is not exact on the model, ModelError
+    where an ablated state gives logits that are not finite, MemoryLimitError.
     """
     with hold_state(model, lens, samples, ablation, limits) as (stage, fitted):
         check_count(count, stage.width)

@@ -19,7 +19,7 @@ from hyperlens.errors import InputError, ModelError
 from hyperlens.lenses import Lens
 from hyperlens.models import Model
 from hyperlens.readings import read_logits
-from hyperlens.resampling import Interval
+from hyperlens.resampling import Interval, check_seed
 from hyperlens.tasks import Sample
 from hyperlens.tracing import Limits
 
@@ -31,8 +31,8 @@ LEAST_LENGTH = 1e-4
 class Responses:
     """What each intervention did to a lens (the stimulus) and to the model (the response), as means over a text's positions.
 
-    The influences are KL(unablated ‖ ablated) in nats. `alignment` is the Aitchison similarity of both changes in [−1, 1], NaN
-    where one of them is not above rounding at any position of the text.
+    The influences are KL(unablated ‖ ablated) in nats, from 0 up. `alignment` is the Aitchison similarity of both changes in
+    [−1, 1], NaN where one of them is not above rounding at any position of the text.
     """
 
     lens_influence: Float[np.ndarray, "direction text"]
@@ -52,7 +52,9 @@ def measure_influence(
 ) -> Float[np.ndarray, "direction text"]:
     """KL(f(h) ‖ f(h with one direction ablated)) in nats, for each direction, as means over the positions read in each text.
 
-    f is what `lens` reads; without a lens it is the model, whose own layers run on from the state. Raises InputError.
+    f is what `lens` reads; without a lens it is the model, whose own layers run on from the state. Raises InputError,
+    CertificateError where the lens is not exact on the model, ModelError where an ablated state gives logits that are not
+    finite, MemoryLimitError.
     """
     with hold_state(model, lens, samples, ablation, limits) as (stage, fitted), torch.no_grad():
         controls, blocks = read_controls(stage, fitted), split_directions(stage, directions, together=False)
@@ -71,8 +73,9 @@ def align_responses(
 ) -> Responses:
     """The same interventions on what a lens reads and on what the model's own layers make of the state.
 
-    One for each direction, or with `together` one for their span. Raises InputError for directions of another width, or for a
-    span of fewer dimensions than directions.
+    One for each direction, or with `together` one for their span. Raises InputError, also for directions of another width and
+    for a span of fewer dimensions than directions; CertificateError where the lens is not exact on the model, ModelError where
+    an ablated state gives logits that are not finite, MemoryLimitError.
     """
     with hold_state(model, lens, samples, ablation, limits) as (stage, fitted), torch.no_grad():
         lenses = [(one, read_controls(stage, one)) for one in (fitted, own_lens(model, ablation.state))]
@@ -82,12 +85,14 @@ def align_responses(
 
 
 def correlate_influences(responses: Responses, seed: int = 0) -> Interval:
-    """Spearman's rho of the influences on the lens and on the model, and its interval over directions."""
+    """Spearman's rho of the influences on the lens and on the model, and its interval over directions. Raises InputError."""
+    check_seed(seed)
     return estimate_trend(responses.lens_influence.mean(1), responses.model_influence.mean(1), seed)
 
 
 def average_alignment(responses: Responses, seed: int = 0) -> Interval:
-    """Mean alignment over directions, and its interval over texts; what has none is left out."""
+    """Mean alignment over directions, and its interval over texts; what has none is left out. Raises InputError."""
+    check_seed(seed)
     known = ~np.isnan(responses.alignment)
     each = np.where(known, responses.alignment, 0.0).sum(0) / np.maximum(known.sum(0), 1)
     return estimate_mean(np.where(known.any(0), each, np.nan), seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +14,8 @@ from hyperlens.errors import InputError, first_sentence
 if TYPE_CHECKING:
     from hyperlens.anomalies import Features
 
-OURS = '"written_by": "hyperlens"'
-"""What tells a document of ours from a file that must not be replaced."""
+OURS = '"kind": "anomalies"'
+"""What tells a document of this command from a file that must not be replaced, be it another of ours."""
 LABELS = {"1": True, "true": True, "yes": True, "odd": True, "0": False, "false": False, "no": False, "normal": False}
 
 
@@ -50,6 +50,7 @@ def anomalies(
         raise InputError(f"{top} samples cannot be listed; give a number from 0 up")
     known = None if labels is None else _read_labels(labels)
     depths, readings = _choose_depths(focal_depth), split(reading)
+    _check_choices([normal, *(scored or [])], {"--model": model, "--lens": lens})
     with working("fitting and scoring"):
         usual = _gather(normal, normal_task, model, lens, readings, depths)
         depths = depths or tuple(next(iter(usual.values())).source["focal depths"])
@@ -81,6 +82,19 @@ def _choose_depths(given: str) -> tuple[int, ...] | None:
     return depths
 
 
+def _is_study(folder: Path) -> bool:
+    """Whether a folder is a study's and not a trajectory's. Raises ArtefactError where it is none of ours."""
+    from hyperlens.artefact import read_document
+
+    return read_document(folder).get("kind") == "study"
+
+
+def _check_choices(folders: Sequence[Path], given: Mapping[str, str | None]) -> None:
+    """Raises InputError for a choice between what no folder has several of."""
+    if chosen := [name for name, value in given.items() if value is not None and not any(map(_is_study, folders))]:
+        raise InputError(f"{chosen[0]} chooses within a study, and {folders[0]} is a single trajectory; leave {chosen[0]} away")
+
+
 def _gather(
     folder: Path,
     tasks: Sequence[str] | None,
@@ -91,11 +105,10 @@ def _gather(
 ) -> dict[str, Features]:
     """The features of each wanted task of a study's or trajectory's folder; of all of them where none is named."""
     from hyperlens.anomalies import gather_features
-    from hyperlens.artefact import read_document
     from hyperlens.runs import open_run
     from hyperlens.trajectory import Trajectory
 
-    if read_document(folder).get("kind") == "study":
+    if _is_study(folder):
         run = open_run(folder)
         names = [spec.name for spec in run.store.study.tasks]
         found = {name: gather_features(run.trajectory(name, model, lens), readings, depths) for name in tasks or names}
@@ -121,7 +134,7 @@ def _gather_scored(
         parts = {folder: _gather(folder, tasks, *how) for folder in dict.fromkeys(scored)}
         several = len(parts) > 1
         groups = {
-            f"{folder.name}/{name}" if several else name: features
+            f"{folder}/{name}" if several else name: features
             for folder, found in parts.items()
             for name, features in found.items()
         }
@@ -138,15 +151,18 @@ def _read_labels(file: Path) -> dict[str, bool]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(file, dtype=str)
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as a table of labels ({first_sentence(error)}); give a CSV file") from None
     if missing := [name for name in ("id", "label") if name not in table.columns]:
         raise InputError(f'{file} has no column "{missing[0]}"; its columns must be id and label')
-    found = {str(key): str(label).strip().lower() for key, label in zip(table["id"], table["label"], strict=True)}
-    if unknown := [label for label in found.values() if label not in LABELS]:
-        raise InputError(f'{file} has the label "{unknown[0]}"; give 1 for odd samples and 0 for others')
-    return {key: LABELS[label] for key, label in found.items()}
+    found: dict[str, bool] = {}
+    for key, label in zip(table["id"], table["label"], strict=True):
+        if (odd := LABELS.get(str(label).strip().lower())) is None:
+            raise InputError(f'{file} has the label "{label}"; give 1 for odd samples and 0 for others')
+        if found.setdefault(key, odd) != odd:
+            raise InputError(f'{file} labels "{key}" both as odd and as not odd; leave one of the two away')
+    return found
 
 
 def _describe_folders(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperlens.errors import InputError
+from hyperlens.errors import NO_LENS, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,7 @@ def load(model: str, dtype: str, device: str | None, device_map: str | None, rev
 
 def open_lens(name: str, depths: str = "", context: str = "jump", between: str = "", transfer: bool = False) -> Lens:
     """The lens that `--lens` names, with what the other options say of it. Raises InputError and ArtefactError."""
+    check_lens_name(name)
     spec = describe_lens(name, depths, context, between, transfer)
     from hyperlens.runs.measure import make_lens
 
@@ -69,18 +71,47 @@ def describe_lens(
     readings: tuple[str, ...] = ("probability",),
 ) -> LensSpec:
     """The lens of `--lens` as a study has it; without `depths`, at the focal depth that is usual for it. Raises InputError."""
-    from hyperlens.runs import LensSpec, ModelSpec
+    from hyperlens.runs import LensSpec
 
-    kind, path = (name, "") if name in ("hyper", "logit") else ("tuned", name)
-    if path and Path(path).is_dir():
+    kind, path = ("tuned", name) if is_folder(name) else (name, "")
+    if path and not _is_shipped(path) and "{model}" not in path:
         path = str(Path(path).resolve())
-    elif path and path != ModelSpec.source and "{model}" not in path:
-        raise InputError(f'there is no lens "{name}"; choose hyper, logit, or the folder of a tuned lens')
     try:
         layers = tuple(int(part) for part in split(between)) if between else ()
     except ValueError:
         raise InputError(f'the layers in between are "{between}"; give their numbers, such as 3,7') from None
     return LensSpec("", parse_depths(depths), context, readings, kind, path, layers, transfer)
+
+
+def is_folder(name: str) -> bool:
+    """Whether `--lens` names a tuned lens."""
+    return name not in ("hyper", "logit")
+
+
+def check_lens_name(name: str) -> None:
+    """Raises InputError where `--lens` names nothing that could be a lens."""
+    if is_folder(name) and not (Path(name).is_dir() or _is_shipped(name) or "{model}" in name):
+        raise InputError(NO_LENS.format(name))
+
+
+def _is_shipped(name: str) -> bool:
+    """Whether `--lens` names the lens of the model that comes with the package."""
+    from hyperlens.runs import ModelSpec
+
+    return name == ModelSpec.source and not Path(name).is_dir()
+
+
+def name_folders(folders: Iterable[str]) -> dict[str, str]:
+    """Folders by the last parts of their paths, as few as set them apart; each folder once, however it is written."""
+    places: dict[tuple[str, ...], str] = {}
+    for folder in folders:
+        places.setdefault(Path(folder).resolve().parts, folder)
+    named = {}
+    for parts, folder in places.items():
+        others = [other for other in places if other != parts]
+        few = next(few for few in range(1, len(parts) + 1) if all(other[-few:] != parts[-few:] for other in others))
+        named["/".join(parts[-few:])] = folder
+    return named
 
 
 def parse_depths(given: str) -> tuple[int, ...] | str:

@@ -98,7 +98,7 @@ def trace(
     from hyperlens.artefact import check_place
 
     if out is not None:
-        check_place(out)
+        check_place(out, "trajectory")
     samples = _gather_samples(texts, file, target, options, image, limit)
     with working("loading and proving the model"):
         from hyperlens.tracing import Limits

@@ -25,8 +25,11 @@ from hyperlens.cli.app import (
     Seed,
     Transfer,
     app,
+    check_lens_name,
     describe_lens,
+    is_folder,
     make_console,
+    name_folders,
     print_json,
     split,
     working,
@@ -79,8 +82,8 @@ def study(
 ) -> None:
     """Measure accuracy, confidence and effort: a study from its file, or one put together by options; without any, our model
     on our questions. Goes on where it was stopped."""
-    from hyperlens.artefact import MARK, check_file, page_beside
-    from hyperlens.runs import ModelSpec, Study, TaskSpec, draw_samples, read_study, run_study
+    from hyperlens.artefact import MARK, check_file, is_artefact, page_beside
+    from hyperlens.runs import ModelSpec, Study, read_study, run_study
     from hyperlens.tasks import GRADED
 
     if spec is not None:
@@ -90,15 +93,15 @@ def study(
     else:
         if file is not None and (task or level):
             raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
+        if plan or not is_artefact(out or Path("runs") / Study.name):  # what was measured is shown though its lens is gone
+            for name in lens or []:
+                check_lens_name(name)
         how: dict[str, Any] = {"levels": tuple(level or ()), "few_shot": few_shot, "chat": chat, "read": read}
-        tasks = [TaskSpec(name, **how) for name in dict.fromkeys(task or GRADED)]
-        if file is not None:
-            tasks = [TaskSpec(file.stem, path=str(file.resolve()), **how)]
         load: dict[str, Any] = {"dtype": dtype, "device": device or "", "device_map": device_map or ""}
         load |= {"revision": revision or "", "trust_remote_code": trust_remote_code}
         wanted = Study(
             models=tuple(ModelSpec(name, **load) for name in dict.fromkeys(model or ["reference"])),
-            tasks=tuple(tasks),
+            tasks=_describe_tasks(task or list(GRADED), file, how),
             lenses=_describe_lenses(lens or ["hyper"], focal_depth, context, between, transfer, split(reading)),
             limit=limit,
             seed=seed,
@@ -106,32 +109,13 @@ def study(
             batch_tokens=batch_tokens,
         )
     if plan:
-        from hyperlens.runs.plan import plan_study
-
-        with working("planning"):
-            planned = plan_study(wanted, lambda number: draw_samples(wanted, number), workers=max(1, workers)).describe()
-        if json:
-            print_json(planned)
-        else:
-            from hyperlens.terminal import show_plan
-
-            show_plan(make_console(), planned)
+        _plan_study(wanted, workers, json)
         return
     out = out or Path("runs") / wanted.name
     if report:
         check_file(page_beside(out), MARK)
     run = run_study(wanted, out, workers=workers, ray_address=ray_address, restart=restart)
-    document = {"manifest": run.manifest, **run.results}
-    if json:
-        print_json(document)
-    else:
-        from hyperlens.terminal import show_study
-
-        show_study(make_console(), document, run.folder)
-    if report:
-        from hyperlens.report import write_report
-
-        print(f"Page: {write_report(run)}", file=sys.stderr if json else sys.stdout)
+    _show_run(run, report, json)
 
 
 @app.command("report")
@@ -155,20 +139,49 @@ def write_report(
         print(f"Page: {write_report(run, out, format)}")
 
 
+def _plan_study(study: Any, workers: int, json: bool) -> None:
+    """Say what a study would cost."""
+    from hyperlens.runs import draw_samples
+    from hyperlens.runs.plan import plan_study
+    from hyperlens.terminal import show_plan
+
+    with working("planning"):
+        planned = plan_study(study, lambda number: draw_samples(study, number), workers=max(1, workers)).describe()
+    print_json(planned) if json else show_plan(make_console(), planned)
+
+
+def _show_run(run: Any, report: bool, json: bool) -> None:
+    """Show what a run found, and write its page."""
+    from hyperlens.report import write_report
+    from hyperlens.terminal import show_study
+
+    document = {"manifest": run.manifest, **run.results}
+    print_json(document) if json else show_study(make_console(), document, run.folder)
+    if report:
+        print(f"Page: {write_report(run)}", file=sys.stderr if json else sys.stdout)
+
+
+def _describe_tasks(names: list[str], file: Path | None, how: dict[str, Any]) -> tuple[Any, ...]:
+    """The tasks of a study: those named, or the one of a file."""
+    from hyperlens.runs import TaskSpec
+
+    if file is not None:
+        return (TaskSpec(file.stem, path=str(file.resolve()), **how),)
+    return tuple(TaskSpec(name, **how) for name in dict.fromkeys(names))
+
+
 def _describe_lenses(
     names: list[str], depths: str, context: str, between: str, transfer: bool, readings: tuple[str, ...]
 ) -> tuple[Any, ...]:
     """The lenses of a study, side by side; of several, each takes the options that it has. Raises InputError."""
-    names = list(dict.fromkeys(names))
-    tuned = [name for name in names if name not in ("hyper", "logit")]
+    tuned = {folder: called for called, folder in name_folders(filter(is_folder, names)).items()}
     found = []
-    for name in names:
+    for name in (name for name in dict.fromkeys(names) if name in tuned or not is_folder(name)):
         if name == "logit" and len(names) > 1:
             found.append(describe_lens(name, readings=readings))
             continue
         one = describe_lens(name, depths, context, between, transfer and (name in tuned or not tuned), readings)
-        several = name in tuned and len(tuned) > 1
-        found.append(replace(one, name=f"tuned {Path(name).name}") if several else one)
+        found.append(replace(one, name=f"tuned {tuned[name]}") if name in tuned and len(tuned) > 1 else one)
     return tuple(found)
 
 

@@ -73,20 +73,19 @@ def tune_lens(
     json: Json = False,
 ) -> None:
     """Train a tuned lens for MODEL: on files, on tasks, or on what the model writes. Goes on where it was stopped."""
-    from hyperlens.artefact import check_place
-
     if not (text or task or generate):
         raise InputError("there is no text to train on; give --text FILE, --task NAME or --generate NUMBER")
     if generate < 0 or (prompts is not None and not generate):
         raise InputError(f"--generate is {generate}; give the number of texts that the model is to write")
-    check_place(out)
+    folder = _check_folders(out, checkpoint)
     with working("loading and proving the model"):
         from hyperlens.lenses import save_lens
         from hyperlens.tracing import Limits
+        from hyperlens.training.checkpoints import check_checkpoints
         from hyperlens.training.lens_recipe import LensRecipe
         from hyperlens.training.recipe import check_folder
         from hyperlens.training.texts import divide_texts, draw_source, fit_length, generate_source, read_source
-        from hyperlens.training.tuning import train_translators
+        from hyperlens.training.tuning import check_lens, train_translators
 
         recipe = LensRecipe(
             optimiser=optimiser,
@@ -105,8 +104,7 @@ def tune_lens(
             seed=seed,
         )
         limits = Limits(memory_mb, batch_tokens)
-        folder = checkpoint or out.absolute().with_name(f"{out.absolute().name}.checkpoint")
-        check_folder(folder, "--checkpoint")
+        check_folder(check_checkpoints(folder), "--checkpoint")
         loaded = load(model, dtype, device, device_map, revision, trust_remote_code)
         each = fit_length(loaded, length)
     with working("reading, or writing, the text"):
@@ -115,6 +113,7 @@ def tune_lens(
         sources += [generate_source(loaded, generate, each, seed, prompts)] if generate else []
     texts = [one for source in sources for one in source.texts]
     corpus = divide_texts(texts, recipe.validation_share, recipe.validation_tokens, seed)
+    check_lens(out, loaded, corpus, recipe)
     show = print_json if json else _show_lens_training(steps)
     tuning = train_translators(loaded, corpus, recipe, folder, show, limits)
     place = save_lens(tuning.lens, out, tuning.describe([source.describe() for source in sources]))
@@ -139,16 +138,27 @@ def train_reference(
     """Train the reference model again from its recipe; goes on where it was stopped."""
     with working("starting"):
         from hyperlens.models import check_device
-        from hyperlens.training.checkpoints import LOG
+        from hyperlens.training.checkpoints import LOG, check_checkpoints
         from hyperlens.training.recipe import Recipe, check_folder, save_reference
         from hyperlens.training.reference import train_reference
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
     check_device(device or "cpu")
-    check_folder(checkpoint, "--checkpoint")
+    check_folder(check_checkpoints(checkpoint), "--checkpoint")
     check_folder(out, "--out")
     show = print_json if json else _show_training(recipe.steps)
     model = train_reference(recipe, checkpoint, report=show, device=device or "cpu")
     save_reference(model, recipe, out, checkpoint / LOG)
+
+
+def _check_folders(out: Path, checkpoint: Path | None) -> Path:
+    """Where the checkpoint of a lens is kept. Raises InputError and ArtefactError where the lens must not be written."""
+    from hyperlens.artefact import check_place
+
+    check_place(out, "tuned lens")
+    folder = checkpoint or out.absolute().with_name(f"{out.absolute().name}.checkpoint")
+    if folder.resolve() == out.resolve():
+        raise InputError(f"--checkpoint and --out are both {out}; choose a folder of its own for the checkpoint")
+    return folder
 
 
 def _show_training(steps: int) -> Any:

@@ -19,6 +19,7 @@ DEFINITIONS = {
     "resolution": "(sum of steps of c)^2 / sum of squared steps",
     "inner, common": "means over the states l < L - m; over those that every row can change",
     "answer_kl": "kl over the tokens that predict the answers, mean over the common states",
+    "intervals": "95 %; texts are drawn again, each with all its parts",
     "passes": "layers x tokens that are run, by those of one plain pass; measured: by its wall-clock time",
 }
 

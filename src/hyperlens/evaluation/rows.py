@@ -42,6 +42,13 @@ class Read:
         return replace(self.trajectory, data=self.trajectory.data.isel(token=np.flatnonzero(self.answers)))
 
 
+def join_parts(trajectory: Trajectory, owners: np.ndarray) -> Trajectory:
+    """The trajectory with the parts of each text as one sample, labelled as its first part; `owners` `[part]` numbers texts."""
+    _, first, texts = np.unique(owners, return_index=True, return_inverse=True)
+    data = trajectory.data.assign_coords(sample=("token", texts[trajectory.data["sample"].values]))
+    return replace(trajectory, data=data, samples=trajectory.samples.iloc[first].reset_index(drop=True))
+
+
 def describe_output(read: Read) -> dict[str, Any]:
     """What the model itself says of the texts: its next-token loss, and of the answers its mean confidence, and the share of
     the texts whose answer is its own top token at each place."""

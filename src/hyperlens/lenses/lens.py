@@ -42,6 +42,9 @@ class Lens:
             raise InputError(
                 f'layers in between are passed by all positions together; give the context jump, not "{self.context}"'
             )
+        for layer in self.between:
+            if not isinstance(layer, int) or isinstance(layer, bool):
+                raise InputError(f"layer {layer!r} in between is not a whole number; give numbers such as (3, 7)")
         object.__setattr__(self, "between", tuple(sorted(set(self.between))))
         if self.focal_depths in CHOICES:
             return

@@ -9,6 +9,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,32 +60,40 @@ def export_lens(lens: TunedLens, folder: str | os.PathLike[str], model: Model) -
     """Write a tuned lens of `model` as the original package reads it; gives the folder.
 
     The original reads states at focal depth 0 only, and only lenses with biases: where there are none, zeros are written.
-    Raises InputError for another lens, ArtefactError where the folder holds something else or cannot be written.
+    What is written names the model by its unembedding, so that it must be the one the lens was trained for. Raises InputError
+    for another lens or model, ArtefactError where the folder holds something else or cannot be written.
     """
-    lens.fit_to(model)
+    replace(lens, transfer=False).fit_to(model)
     if lens.origin.focal_depth or lens.between:
         raise InputError("the original package reads no states through deeper layers; export a lens trained at focal depth 0")
     place = _check_folder(Path(folder).absolute())
     if (family := model.splice.config.model_type) not in ITS_FAMILIES:
         warnings.warn(f"the original package cannot read models of the family {family}", HyperLensWarning, stacklevel=2)
-    weight, bias = lens.translators.weight, lens.translators.bias
+    torch.save(_name_tensors(lens.translators), buffer := io.BytesIO())
+    place_bytes(place / PARAMETERS, buffer.getvalue())
+    place_json(place / CONFIG, _describe(lens, model))
+    return place
+
+
+def _name_tensors(translators: Translators) -> dict[str, Tensor]:
+    """Translators by the names that the original gives them, each with a storage of its own."""
+    weight, bias = translators.weight, translators.bias
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
-    tensors = {}
-    for state, (matrix, vector) in enumerate(zip(weight, bias, strict=True)):
-        tensors |= {f"{state}.weight": matrix.detach().cpu().clone(), f"{state}.bias": vector.detach().cpu().clone()}
-    config = {
+    parts = {"weight": weight.detach().cpu(), "bias": bias.detach().cpu()}
+    return {f"{state}.{name}": part[state].clone() for state in range(len(weight)) for name, part in parts.items()}
+
+
+def _describe(lens: TunedLens, model: Model) -> dict[str, Any]:
+    """The settings that the original reads."""
+    return {
         "base_model_name_or_path": lens.origin.model,
-        "d_model": weight.shape[-1],
-        "num_hidden_layers": len(weight),
+        "d_model": lens.translators.weight.shape[-1],
+        "num_hidden_layers": len(lens.translators.weight),
         "bias": True,
         "base_model_revision": None,
         "unembed_hash": hash_unembedding(model),
         "lens_type": KIND,
     }
-    torch.save(tensors, buffer := io.BytesIO())
-    place_bytes(place / PARAMETERS, buffer.getvalue())
-    place_json(place / CONFIG, config)
-    return place
 
 
 def _check_folder(place: Path) -> Path:
@@ -111,6 +120,8 @@ def _read_config(file: Path) -> dict[str, Any]:
             raise ArtefactError(
                 f"{file} says {json.dumps(config.get(name))} as {name}, which is no {kind.__name__}; put it right"
             )
+        if kind is int and config[name] < 1:
+            raise ArtefactError(f"{file} says {config[name]} as {name}, which is no number from 1 up; put it right")
     if (kind := config.get("lens_type", KIND)) != KIND:
         raise ArtefactError(f"{file} describes a lens of the kind {json.dumps(kind)}; only {KIND} can be read")
     if not isinstance(config.get("bias", True), bool) or not isinstance(config.get("unembed_hash"), str | None):
@@ -139,6 +150,8 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{file} is damaged ({first_sentence(error)}); put back a copy") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ArtefactError(f"{file} holds something else than named tensors; put back a copy")
+    if sparse := next((name for name, tensor in tensors.items() if tensor.layout != torch.strided), None):
+        raise ArtefactError(f"{file} holds a sparse {sparse} where a translator needs all its values; put back a copy")
     if whole := next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None):
         raise ArtefactError(f"{file} holds whole numbers as {whole} where a translator needs fractions; put back a copy")
     return dict(tensors)

@@ -30,10 +30,11 @@ REMEDY = "train one for this model with hyperlens tune-lens, or read it as the l
 
 @dataclass(frozen=True)
 class Origin:
-    """For what a tuned lens was trained: the model by name, fingerprint and vocabulary, and the focal depth it is read at.
+    """For what a tuned lens was trained: the model by name, fingerprint, vocabulary and `dtype`, and the focal depth it is
+    read at.
 
     `unembedding` is the original package's hash of the unembedding matrix, all that its artefacts know of a model; None, like
-    `fingerprint` and `vocabulary`, where it is not known.
+    `fingerprint`, `vocabulary` and `dtype`, where it is not known.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Origin:
     vocabulary: int | None = None
     unembedding: str | None = None
     focal_depth: int = 0
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,8 @@ class TunedLens(Lens):
         check_shape(self, model)
         if not self.transfer:
             check_origin(self.origin, model)
-        if self.saved is None and self.focal_depths not in ((self.origin.focal_depth,), *CHOICES):
-            self._say_depth()
+        if self.saved is None:
+            self._say_doubts(model)
         splice = model.splice
         return replace(self, translators=self.translators.to(splice.device, splice.dtype), saved=self.fingerprint)
 
@@ -123,13 +125,22 @@ class TunedLens(Lens):
             "transfer": self.transfer,
         }
 
-    def _say_depth(self) -> None:
-        warnings.warn(
-            f"the translators were trained at focal depth {self.origin.focal_depth}; read at another they lead into a basis "
-            "that the deepest layers were not trained for",
-            HyperLensWarning,
-            stacklevel=4,
-        )
+    def _say_doubts(self, model: Model) -> None:
+        """Warn of a model that the lens knows only by name, and of a focal depth that it was not trained for."""
+        origin = self.origin
+        if not self.transfer and origin.fingerprint is None and origin.unembedding is None:
+            warnings.warn(
+                f"nothing in the lens tells whether it was trained for {model.name}; it names {origin.model}",
+                HyperLensWarning,
+                stacklevel=4,
+            )
+        if self.focal_depths not in ((origin.focal_depth,), *CHOICES):
+            warnings.warn(
+                f"the translators were trained at focal depth {origin.focal_depth}; read at another they lead into a basis "
+                "that the deepest layers were not trained for",
+                HyperLensWarning,
+                stacklevel=4,
+            )
 
 
 def measure_width(model: Model) -> int:
@@ -160,24 +171,29 @@ def check_origin(origin: Origin, model: Model) -> None:
         raise InputError(
             f"the lens was trained for a vocabulary of {origin.vocabulary} tokens; {model.name} now has {vocabulary}; {REMEDY}"
         )
-    if origin.fingerprint is not None and origin.fingerprint != model.fingerprint:
+    if origin.fingerprint is None:
+        _check_unembedding(origin, model)
+    elif origin.fingerprint != model.fingerprint:
+        dtype, own = origin.dtype, name_dtype(model)
+        if dtype not in (None, own):
+            raise InputError(
+                f"the lens was trained for {origin.model} in {dtype}; {model.name} was loaded in {own}, which gives it other "
+                f"weights; load it with --dtype {dtype}, or {REMEDY}"
+            )
         raise InputError(
             f"the lens was trained for {origin.model} ({origin.fingerprint[:12]}…); {model.name} is {model.fingerprint[:12]}…, "
             f"whose weights or configuration are others; {REMEDY}"
         )
-    if origin.fingerprint is None:
-        _check_unembedding(origin, model)
+
+
+def name_dtype(model: Model) -> str:
+    """The precision that a model computes in, as `--dtype` calls it."""
+    return str(model.splice.dtype).removeprefix("torch.")
 
 
 def _check_unembedding(origin: Origin, model: Model) -> None:
     """For a lens that knows no more of its model: raises InputError where that has another unembedding matrix."""
-    if origin.unembedding is None:
-        warnings.warn(
-            f"nothing in the lens tells whether it was trained for {model.name}; it names {origin.model}",
-            HyperLensWarning,
-            stacklevel=5,
-        )
-    elif origin.unembedding != (own := hash_unembedding(model)):
+    if origin.unembedding is not None and origin.unembedding != (own := hash_unembedding(model)):
         what = "has none that can be compared" if own is None else f"has {own[:12]}…"
         raise InputError(
             f"the lens was trained for {origin.model} with the unembedding matrix {origin.unembedding[:12]}…; "
@@ -211,13 +227,24 @@ def load_lens(
     """
     from hyperlens.lenses.original import is_original, read_original
 
-    place = LENS_FOLDER if os.fspath(folder) == REFERENCE and not Path(folder).is_dir() else Path(folder)
+    place = _find_folder(folder)
     if is_original(place) and not is_artefact(place):
         translators, origin = read_original(place)
     else:
         translators, origin = _read_own(place)
     depths = (origin.focal_depth,) if focal_depths is None else focal_depths
     return TunedLens(depths, context, translators=translators, origin=origin, transfer=transfer)
+
+
+def read_sources(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The sources of the text that a saved lens was trained on, each with its sha256; none where it does not say."""
+    place = _find_folder(folder)
+    training = read_document(place).get("training", {}) if is_artefact(place) else {}
+    return list(training.get("text", {}).get("sources", ()))
+
+
+def _find_folder(folder: str | os.PathLike[str]) -> Path:
+    return LENS_FOLDER if os.fspath(folder) == REFERENCE and not Path(folder).is_dir() else Path(folder)
 
 
 def _read_own(place: Path) -> tuple[Translators, Origin]:
@@ -230,6 +257,6 @@ def _read_own(place: Path) -> tuple[Translators, Origin]:
         lens = TunedLens(translators=translators, origin=origin)
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise ArtefactError(f"{place} holds a damaged tuned lens ({error}); put back a copy, or train it again") from None
-    if lens.fingerprint != manifest["fingerprint"]:
+    if lens.fingerprint != manifest.get("fingerprint"):
         raise ArtefactError(f"{place} holds other translators than its manifest says; put back a copy, or train it again")
     return translators, origin

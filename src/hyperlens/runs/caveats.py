@@ -64,7 +64,12 @@ def describe_lenses(results: Row) -> list[str]:
 def find_foreign(name: str, model: Row, called: str, lens: Row) -> Iterator[str]:
     """One sentence for each thing of a lens that a reader of a model's results should know."""
     origin = lens.get("origin")
-    if origin and lens["transfer"] and origin["fingerprint"] != model["fingerprint"]:
+    if origin and origin["fingerprint"] is None:
+        tells = "transfer was asked for, so that nothing tells" if lens["transfer"] else "nothing tells"
+        if not lens["transfer"] and origin.get("unembedding"):
+            tells = "only a hash of the unembedding tells"
+        yield f"The translators of {called} name {origin['model']} as their model; {tells} that they fit {name}."
+    elif origin and lens["transfer"] and origin["fingerprint"] != model["fingerprint"]:
         yield (
             f"{name} is read with the lens of another model: the translators of {called} were trained for {origin['model']}, "
             "so that what it shows is about both."

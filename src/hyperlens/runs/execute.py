@@ -17,7 +17,7 @@ from hyperlens.errors import ChangedModelError, HyperLensWarning, InputError, Me
 from hyperlens.runs.opening import begin
 from hyperlens.runs.run import Run, list_refused, open_run, sum_up
 from hyperlens.runs.spec import Study, read_study
-from hyperlens.runs.store import Shard, Store, stamp_sources
+from hyperlens.runs.store import Shard, Store, sources_differ
 from hyperlens.tasks import Drawn, Sample, draw_given, draw_task
 from hyperlens.tasks.spec import HARNESS
 
@@ -157,7 +157,7 @@ def _check_models(store: Store, pending: Sequence[Shard], models: Mapping[str, M
         known, given = store.model(number), models.get(spec.name)
         if number in open_ones or known is None:
             continue
-        if given is not None or known.get("files") != stamp_sources(store.study, number):
+        if given is not None or sources_differ(store.study, number, known.get("files")):
             from hyperlens.runs.measure import open_reader
 
             open_reader(store, number, given)

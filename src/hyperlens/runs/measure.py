@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow as pa
 from hyperlens.configuration import context_length
 from hyperlens.encoding import Encoded, encode_sample
 from hyperlens.errors import ArtefactError, ChangedModelError, HyperLensError, InputError, MemoryLimitError, ModelError
-from hyperlens.lenses import HyperLens, Lens, LogitLens, TunedLens, load_lens
+from hyperlens.lenses import HyperLens, Lens, TunedLens, open_lens
+from hyperlens.lenses.tuned import name_dtype
 from hyperlens.models import Model, load_model
 from hyperlens.runs.spec import TRAINED, LensSpec
 from hyperlens.runs.store import Shard, Store, stamp_sources
@@ -88,12 +90,9 @@ def open_reader(store: Store, number: int, given: Model | None = None) -> Reader
 
 def make_lens(spec: LensSpec, folder: str = "") -> Lens:
     """The lens of a table; a tuned one from its folder, the table's path by default. Raises InputError and ArtefactError."""
-    if spec.kind == "logit":
-        return LogitLens()
-    if spec.kind == "hyper":
-        return HyperLens(spec.focal_depths, spec.context, spec.between)
+    name = Path(folder or spec.path) if spec.kind == "tuned" else spec.kind
     depths = None if spec.focal_depths == TRAINED else spec.focal_depths
-    return replace(load_lens(folder or spec.path, depths, spec.context, spec.transfer), between=spec.between)
+    return open_lens(name, depths, spec.context, spec.between, spec.transfer)
 
 
 def measure_shard(reader: Reader, shard: Shard, samples: Sequence[Sample]) -> None:
@@ -186,7 +185,7 @@ def _describe_model(store: Store, number: int, model: Model) -> dict[str, Any]:
         "layers": model.layers,
         "parameters": sum(part.numel() for part in model.network.parameters()),
         "fingerprint": model.fingerprint,
-        "dtype": str(model.splice.dtype).removeprefix("torch."),
+        "dtype": name_dtype(model),
         "device": str(model.splice.device),
         "certificate": model.certificate.describe(),
         "lenses": {},

@@ -116,9 +116,7 @@ def _is_run(place: Path) -> bool:
 def _check_new(place: Path) -> None:
     """That a run may be begun in the folder, or was by another process just now. Raises ArtefactError."""
     try:
-        check_place(place)
-        if is_artefact(place):
-            raise ArtefactError(f"{place} holds other results of HyperLens; choose another folder with --out")
+        check_place(place, KIND)
     except ArtefactError:
         if not _is_run(place):
             raise

@@ -113,8 +113,8 @@ class LensSpec:
         for name, given in (("a path", self.path), ("transfer", self.transfer)):
             if given and self.kind != "tuned":
                 raise InputError(
-                    f'lens "{self.name}" has {name}, which only a tuned lens has; leave it away, or name a tuned lens by its '
-                    "folder"
+                    f'lens "{self.name}" has {name}, which only a tuned lens has, and is of kind {self.kind}; leave it away, '
+                    "or name a tuned lens by its folder"
                 )
         if self.kind == "logit" and (self.focal_depths, self.context, self.between) != ((0,), "jump", ()):
             raise InputError(
@@ -134,8 +134,10 @@ class LensSpec:
             choices = (*CHOICES, TRAINED) if self.kind == "tuned" else CHOICES
             if self.focal_depths not in choices:
                 raise InputError(f'"{self.focal_depths}" is no focal depth; give numbers, {" or ".join(choices)}')
-        elif not self.focal_depths or min(self.focal_depths) < 0:
-            raise InputError(f"the focal depths are {list(self.focal_depths)}; give whole numbers from 0 up")
+        elif not self.focal_depths:
+            raise InputError("there are no focal depths; give whole numbers from 0 up")
+        elif (least := min(self.focal_depths)) < 0:
+            raise InputError(f"focal depth {least} is not a whole number from 0 up; give one between 0 and the layers")
 
     @property
     def chosen(self) -> bool:

@@ -299,6 +299,15 @@ def stamp_sources(study: Study, number: int) -> dict[str, list[int]] | None:
     return stamps if not tuned else {**(stamps or {}), **named}
 
 
+def sources_differ(study: Study, number: int, known: Mapping[str, Any] | None) -> bool:
+    """Whether the files of a model and its lenses are others than those that are `known`; a lens whose folder is gone can no
+    longer be compared, and is not."""
+    spec, found = study.models[number], stamp_sources(study, number)
+    gone = [lens.name for lens in study.lenses if lens.kind == "tuned" and not Path(study.locate_lens(lens, spec)).exists()]
+    kept = {name: stamp for name, stamp in (known or {}).items() if not name.startswith(tuple(f"{lens}: " for lens in gone))}
+    return kept != (found or {})
+
+
 def stamp_files(source: str) -> dict[str, list[int]] | None:
     """Sizes and times of a local model's files; None for what is not local."""
     place = Path(source)

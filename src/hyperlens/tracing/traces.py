@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hyperlens import effort
 from hyperlens.configuration import context_length, image_tokens
 from hyperlens.encoding import REFERENCES, Encoded, Given, check_length, encode_samples
 from hyperlens.errors import InputError
-from hyperlens.lenses import HyperLens, Lens
+from hyperlens.lenses import Lens, open_lens
 from hyperlens.models import Model
 from hyperlens.readings import read_state_cosine
 from hyperlens.splice import at_rest
@@ -35,7 +36,7 @@ STOP_TOKENS = 64
 def trace(
     model: Model,
     samples: str | Sample | Mapping[str, Tensor] | Iterable[Given],
-    lens: Lens | None = None,
+    lens: Lens | str | os.PathLike[str] | None = None,
     positions: str | None = None,
     reference: str | None = None,
     readings: Sequence[str | ExitClassifier] = ("probability",),
@@ -48,11 +49,12 @@ def trace(
     the model's own "output" (default), the "target" (default for "answer") or the "generated" token (default for
     "generated"). `readings` are names of `hyperlens.trajectory.READINGS` and `STATE_READINGS`, or an ExitClassifier, which
     gives `exit_probability`; `probability` is always read. With answer options, all readings of a distribution are of that
-    over the options alone. The lens default is HyperLens with its focal depth chosen by resolution. Raises InputError,
-    CertificateError where a state that must be the model's own output is not, ModelError for NaN or infinite logits, and
-    MemoryLimitError.
+    over the options alone. A lens may be given by its name, "hyper" (default: HyperLens with its focal depth
+    chosen by resolution) or "logit", or by a tuned lens's folder. Raises InputError, ArtefactError for a lens that cannot be
+    read, CertificateError where a state that must be the model's own output is not, ModelError for NaN or infinite logits,
+    and MemoryLimitError.
     """
-    lens, limits = lens or HyperLens(), limits or Limits()
+    lens, limits = lens if isinstance(lens, Lens) else open_lens(lens or "hyper"), limits or Limits()
     check_readings(name for name in readings if isinstance(name, str))
     listed = [samples] if isinstance(samples, str | Sample | Mapping) else list(samples)
     listed = [_letter_one(sample, limits) for sample in listed]

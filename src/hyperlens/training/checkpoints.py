@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyperlens.errors import ArtefactError, InputError
+from hyperlens.artefact import is_artefact
+from hyperlens.errors import ArtefactError, InputError, first_sentence
 
 NAME, LOG = "checkpoint.safetensors", "log.jsonl"
 
@@ -28,6 +29,14 @@ class Checkpoint:
     step: int
     tensors: Mapping[str, Tensor]
     progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_checkpoints(folder: str | os.PathLike[str]) -> Path:
+    """The folder as a path, if checkpoints may be kept there. Raises ArtefactError where it holds results of ours."""
+    place = Path(folder)
+    if is_artefact(place):
+        raise ArtefactError(f"{place} holds results of HyperLens, not a checkpoint; choose another --checkpoint")
+    return place
 
 
 def save_checkpoint(
@@ -42,16 +51,15 @@ def save_checkpoint(
         for parameter, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{parameter}/{name}": value for name, value in state.items()}
     about = {name: json.dumps(part) for name, part in (("recipe", dict(recipe)), ("progress", dict(checkpoint.progress)))}
-    content = save(
-        {name: value.detach().contiguous() for name, value in tensors.items()}, about | {"step": str(checkpoint.step)}
-    )
-    _replace(folder / NAME, content, checkpoint.step)
+    about["step"] = str(checkpoint.step)
+    content = {name: value.detach().contiguous() for name, value in tensors.items()}
+    _replace(folder / NAME, lambda file: save_file(content, file, about), checkpoint.step)
 
 
 def save_log(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write one JSON line per row, before the checkpoint of the last row's step. Raises ArtefactError, the last one intact."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    _replace(folder / LOG, text.encode(), rows[-1]["step"])
+    _replace(folder / LOG, lambda file: file.write_text(text, encoding="utf-8"), rows[-1]["step"])
 
 
 def read_log(folder: Path, step: int) -> list[dict[str, Any]]:
@@ -81,7 +89,8 @@ def restore_checkpoint(
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
         loaded = load_file(file)
-        step, kept, progress = int(about["step"]), json.loads(about["recipe"]), json.loads(about["progress"])
+        step, kept = int(about["step"]), json.loads(about["recipe"])
+        progress = json.loads(about["progress"] if "progress" in about else about["accuracies"])  # as earlier versions have it
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read ({error}); remove it to begin anew, or put back a copy") from error
     _check_same(folder, kept, recipe, may_differ(kept, step))
@@ -91,34 +100,58 @@ def restore_checkpoint(
             match name.split("/"):
                 case ["optimiser", which, parameter, key] if int(which) == number:
                     states.setdefault(int(parameter), {})[key] = value
+        _check_states(file, optimiser, states, step)
         optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    tensors = {name.removeprefix("tensor/"): value for name, value in loaded.items() if name.startswith("tensor/")}
-    return Checkpoint(step, tensors, progress)
+    trained = {name: value for name, value in loaded.items() if name.startswith(("tensor/", "model/"))}
+    return Checkpoint(step, {name.partition("/")[2]: value for name, value in trained.items()}, progress)
 
 
-def _replace(file: Path, content: bytes, step: int) -> None:
+def check_shapes(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises ArtefactError where a checkpoint lacks a tensor, or has one of another shape than is `expected`."""
+    for name, tensor in expected.items():
+        here = list(found[name].shape) if name in found else "nothing"
+        if here != list(tensor.shape):
+            raise ArtefactError(
+                f"{file} is damaged: it has {here} as {name}, where {list(tensor.shape)} belongs; remove it to begin anew, or "
+                "put back a copy"
+            )
+
+
+def list_differences(kept: Mapping[str, Any], recipe: Mapping[str, Any], forgiven: Collection[str] = ()) -> list[str]:
+    """Each field that one recipe lacks or has another value in, as `steps is 6, here 7`."""
+    names = [name for name in {**kept, **recipe} if kept.get(name) != recipe.get(name) and name not in forgiven]
+    return [f"{name} is {kept.get(name, 'absent')}, here {recipe.get(name, 'absent')}" for name in names]
+
+
+def _check_states(file: Path, optimiser: torch.optim.Optimizer, states: Mapping[int, Mapping[str, Tensor]], step: int) -> None:
+    """Raises ArtefactError where, after some steps, an optimiser's state of a parameter is missing or of another shape."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters if step else ()):
+        found = {f"state {number}, {name}": value for name, value in states.get(number, {}).items() if value.ndim}
+        check_shapes(file, found, {name: parameter for name in found or [f"state {number}"]})
+
+
+def _replace(file: Path, write: Callable[[Path], object], step: int) -> None:
     partial = file.with_name(f"{file.name}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
+        write(partial)
+        with partial.open("rb+") as opened:
             os.fsync(opened.fileno())
         os.replace(partial, file)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        reason = getattr(error, "strerror", None) or first_sentence(error)
         raise ArtefactError(
-            f"the checkpoint of step {step} cannot be written to {file.parent} ({error.strerror}); the one before it is "
+            f"the checkpoint of step {step} cannot be written to {file.parent} ({reason}); the one before it is "
             "intact: make room, then run the same command to go on from there"
         ) from error
 
 
 def _check_same(folder: Path, kept: Mapping[str, Any], recipe: Mapping[str, Any], forgiven: Collection[str]) -> None:
     """Refuse a checkpoint whose recipe lacks a field, has another one, or another value in it."""
-    names = [name for name in {**kept, **recipe} if kept.get(name) != recipe.get(name) and name not in forgiven]
-    differing = [f"{name} is {kept.get(name, 'absent')}, here {recipe.get(name, 'absent')}" for name in names]
-    if differing:
+    if differing := list_differences(kept, recipe, forgiven):
         raise InputError(
             f"{folder} holds the checkpoint of another recipe ({'; '.join(differing)}); "
             "choose another --checkpoint, or ask for what it was begun with"

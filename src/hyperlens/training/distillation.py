@@ -202,14 +202,15 @@ def _read_block(
         read_out = get_gradient_edge(logits) if slopes else None  # of the logits before they are written over
     slope = logits.detach().to(_wide(logits)).unflatten(0, left.shape[:2])
     each = left.shape[1] if slope.device.type == "cuda" else max(1, SLICE // (4 * slope.shape[-1]))
-    losses = [
-        sum(_differentiate(part, *given) for part, *given in zip(z.split(each), *(t.split(each) for t in target), strict=True))
-        for z in slope
-    ]
+    given = list(zip(target.p.split(each), target.negentropy.split(each), strict=True))
+    losses = torch.zeros(len(slope), dtype=slope.dtype, device=slope.device)
+    for state, z in enumerate(slope):
+        for part, (p, negentropy) in zip(z.split(each), given, strict=True):
+            losses[state] += _differentiate(part, p, negentropy)
     if read_out is None:
-        return torch.stack(losses), None
+        return losses, None
     (back,) = torch.autograd.grad(read_out, entering, slope.flatten(0, 1).to(logits.dtype))
-    return torch.stack(losses), back.unflatten(0, left.shape[:2])
+    return losses, back.unflatten(0, left.shape[:2])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ RATES = {"muon": 0.1, "adamw": 0.01}
 BIAS_RATE = 0.01
 """Learning rate of the biases beside Muon, which takes matrices alone."""
 DECAYS = ("linear", "cosine")
+WHOLE = ("steps", "step_tokens", "warmup", "focal_depth", "validation_tokens", "evaluate_every", "patience", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class LensRecipe:
             raise InputError(f'"{self.optimiser}" is not an optimiser; choose from {", ".join(RATES)}')
         if self.decay not in DECAYS:
             raise InputError(f'"{self.decay}" is not a way for the rate to fall; choose from {", ".join(DECAYS)}')
+        for name in WHOLE:
+            if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
+                raise InputError(f"{name} is {value}; give a whole number")
         for name in ("steps", "step_tokens", "validation_tokens", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number from 1 up")

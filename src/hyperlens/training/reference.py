@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
-from hyperlens.training.checkpoints import Checkpoint, read_log, restore_checkpoint, save_checkpoint, save_log
+from hyperlens.training.checkpoints import (
+    NAME,
+    Checkpoint,
+    check_shapes,
+    read_log,
+    restore_checkpoint,
+    save_checkpoint,
+    save_log,
+)
 from hyperlens.training.curriculum import Accuracies, Batch, Places, draw_batch, update_accuracies
 from hyperlens.training.recipe import Recipe, build_model, build_tokenizer
 
@@ -83,6 +91,7 @@ def _restore(
     found = restore_checkpoint(folder, asdict(recipe), optimisers, may_differ)
     if found is None:
         return 0, {}
+    check_shapes(folder / NAME, found.tensors, _weights(model))
     model.load_state_dict(dict(found.tensors), strict=False)
     return found.step, dict(found.progress)
 

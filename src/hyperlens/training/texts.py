@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +59,17 @@ class Corpus:
         """SHA-256 of all tokens, in their order and parts."""
         return _hash_chunks([*self.training, (), *self.validation])
 
+    @cached_property
+    def tokens(self) -> int:
+        """The tokens to train on."""
+        return count_tokens(self.training)
+
     def draw(self, step: int, tokens: int, seed: int) -> list[Chunk]:
         """The chunks of a step, about so many tokens: every chunk once, in an order drawn anew, then every chunk again."""
         number = len(self.training)
-        each = max(1, round(tokens / count_tokens(self.training) * number))
-        drawn = []
-        for place in range(step * each, (step + 1) * each):
-            if not drawn or place % number == 0:
-                order = random.Random(f"{seed}/{place // number}").sample(range(number), number)
-            drawn.append(self.training[order[place % number]])
-        return drawn
+        each = max(1, round(tokens / self.tokens * number))
+        places = range(step * each, (step + 1) * each)
+        return [self.training[_shuffle(number, f"{seed}/{place // number}")[place % number]] for place in places]
 
 
 def count_tokens(chunks: Iterable[Chunk]) -> int:
@@ -86,7 +89,7 @@ def fit_length(model: Model, length: int | None) -> int:
 
 
 def cut_text(model: Model, given: Given, length: int, name: str) -> Text:
-    """A text as chunks of at most `length` tokens, each of which begins as the tokenizer lets every text begin.
+    """A text as chunks of at most `length` tokens, each of which begins with the special tokens that the text begins with.
 
     Raises InputError for what is no text, and for images.
     """
@@ -95,7 +98,7 @@ def cut_text(model: Model, given: Given, length: int, name: str) -> Text:
     if one.beside:
         raise InputError(f"{name} has an image; a lens is trained on text alone, leave the image away")
     special = model.tokenizer.all_special_ids if model.tokenizer is not None else ()
-    opening = one.ids[:1] if one.ids[0] in special else ()
+    opening = tuple(itertools.takewhile(lambda token: token in special, one.ids[: length - 1]))
     body, each = one.ids[len(opening) :], length - len(opening)
     return tuple(opening + body[first : first + each] for first in range(0, len(body), each)) or (one.ids,)
 
@@ -126,35 +129,64 @@ def generate_source(model: Model, number: int, length: int, seed: int, prompts: 
     """`number` texts that the model writes, each of at most `length` tokens: drawn from its own distribution as it is, after
     the token that begins every text or, by turns, after the `prompts` of a file.
 
-    The random state is left as it was. Raises InputError where there is nothing to begin with.
+    The random state is left as it was. Raises InputError where there is nothing to begin with, and where the model writes
+    nothing, or always the same.
     """
     begun = [_begin(model)] if prompts is None else _read_prompts(model, prompts, length)
     texts: list[Text] = []
     for which, prompt in enumerate(begun):
         wanted = len(range(which, number, len(begun)))
         texts += [(chunk,) for chunk in _sample(model, prompt, wanted, length, f"{seed}/{which}")]
+    _check_written(model, texts)
     name = "the begin token" if prompts is None else prompts.name
     return Source("generated", name, tuple(texts), _hash_chunks(chunk for text in texts for chunk in text))
 
 
 def divide_texts(texts: Sequence[Text], share: float, most: int, seed: int) -> Corpus:
-    """Hold out about a `share` of the tokens, at most `most`, by whole texts; equal texts, and equal chunks of different
-    texts, stay on one side. Raises InputError where either side would be empty."""
-    tokens = sum(map(count_tokens, texts))
-    room, held = min(most, share * tokens), set[Text]()
-    for text in sorted(set(texts), key=lambda text: _hash_chunks([(seed,), *text])):
-        room -= count_tokens(text)
-        if held and room < 0:
-            break
-        held.add(text)
+    """Hold out about a `share` of the different texts' tokens, at most `most` (but one chunk at least), by whole texts.
+
+    Where texts are so few or so long that whole ones fill less than half of that, each chunk counts as a text of its own. Equal
+    texts, and equal chunks of different texts, stay on one side. Raises InputError where either side would be empty.
+    """
+    different = set(texts)
+    tokens = sum(map(count_tokens, different))
+    room = float(min(most, share * tokens))
+    held = _hold_out(texts, room, seed)
+    if sum(map(count_tokens, held)) < room / 2:
+        texts = [(chunk,) for text in texts for chunk in text]
+        held = _hold_out(texts, room, seed) or set(sorted(texts, key=lambda text: (count_tokens(text), text))[:1])
     validation = dict.fromkeys(chunk for text in texts if text in held for chunk in text)
     training = tuple(chunk for text in texts if text not in held for chunk in text if chunk not in validation)
     if not training:
         raise InputError(
-            f"there are {len(set(texts))} different texts of {tokens} tokens together, none of which is left to train on "
-            "once some are held out to validate; give more text"
+            f"{_count(len(different), 'different text')} of {_count(tokens, 'token')} together cannot be divided into some to "
+            "train on and others to validate with; give more text"
         )
     return Corpus(training, tuple(validation))
+
+
+def _hold_out(texts: Sequence[Text], room: float, seed: int) -> set[Text]:
+    """Texts of at most `room` tokens together, in an order drawn by their hashes up to the first that fits no more; while less
+    than half is full, such texts are passed over."""
+    held, full = set[Text](), 0
+    for text in sorted(set(texts), key=lambda text: _hash_chunks([(seed,), *text])):
+        tokens = count_tokens(text)
+        if full + tokens <= room:
+            held.add(text)
+            full += tokens
+        elif full >= room / 2:
+            break
+    return held
+
+
+@lru_cache(maxsize=4)
+def _shuffle(number: int, seed: str) -> list[int]:
+    """So many places in an order drawn by a seed."""
+    return random.Random(seed).sample(range(number), number)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _hash_chunks(chunks: Iterable[Chunk]) -> str:
@@ -170,6 +202,16 @@ def _begin(model: Model) -> Chunk:
     if token is None:
         raise InputError(f"{model.name} has no token that begins a text; give --prompts, a file of texts to go on from")
     return (token,)
+
+
+def _check_written(model: Model, texts: Sequence[Text]) -> None:
+    """Raises InputError where texts that a model wrote hold nothing to learn from."""
+    longest = max((count_tokens(text) for text in texts), default=0)
+    if longest <= 2 or len(set(texts)) == 1 < len(texts):
+        raise InputError(
+            f"what {model.name} wrote ({_count(len(texts), 'text')}, {len(set(texts))} of them different, the longest of "
+            f"{_count(longest, 'token')}) is nothing to train on; give --prompts, a file of texts to go on from"
+        )
 
 
 def _read_prompts(model: Model, file: Path, length: int) -> list[Chunk]:

@@ -7,6 +7,7 @@ data, to the same curve.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,17 +20,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hyperlens.artefact import is_artefact, read_document
 from hyperlens.encoding import Encoded, Given
-from hyperlens.errors import InputError
+from hyperlens.errors import ArtefactError, InputError
 from hyperlens.lenses import HyperLens, Origin, Translators, TunedLens
-from hyperlens.lenses.tuned import measure_width
+from hyperlens.lenses.tuned import measure_width, name_dtype
 from hyperlens.models import Model
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tasks import Sample
 from hyperlens.tracing import Limits
 from hyperlens.tracing.batches import Job, make_batches, prepare_batch
 from hyperlens.tracing.limits import explain_memory
-from hyperlens.training.checkpoints import Checkpoint, restore_checkpoint, save_checkpoint, save_log
+from hyperlens.training.checkpoints import (
+    NAME,
+    Checkpoint,
+    check_checkpoints,
+    check_shapes,
+    list_differences,
+    restore_checkpoint,
+    save_checkpoint,
+    save_log,
+)
 from hyperlens.training.distillation import distil_batch
 from hyperlens.training.lens_recipe import BIAS_RATE, LensRecipe
 from hyperlens.training.texts import Chunk, Corpus, count_tokens, cut_text, divide_texts, fit_length
@@ -82,20 +93,21 @@ class Tuning:
 
 def tune_lens(
     model: Model,
-    texts: Sequence[Given],
+    texts: str | Sample | Mapping[str, Tensor] | Sequence[Given],
     recipe: LensRecipe | None = None,
     length: int | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[Row], None] = lambda row: None,
     limits: Limits | None = None,
 ) -> TunedLens:
-    """Train a tuned lens for `model` on `texts`, cut into chunks of `length` tokens (256 by default, if they fit).
+    """Train a tuned lens for `model` on `texts` (or one long one), cut into chunks of `length` tokens (256, if they fit).
 
     With a folder as `checkpoint`, goes on where a training of the same recipe, model and text left off. `report` is given a row
     at every validation. Raises InputError for a recipe, a model or a text that does not fit, and where the loss is not finite.
     """
     recipe, each = recipe or LensRecipe(), fit_length(model, length)
-    cut = [cut_text(model, text, each, f"text {number}") for number, text in enumerate(texts, 1)]
+    listed = [texts] if isinstance(texts, str | Sample | Mapping) else texts
+    cut = [cut_text(model, text, each, f"text {number}") for number, text in enumerate(listed, 1)]
     corpus = divide_texts(cut, recipe.validation_share, recipe.validation_tokens, recipe.seed)
     return train_translators(model, corpus, recipe, checkpoint, report, limits).lens
 
@@ -104,20 +116,22 @@ def train_translators(
     model: Model,
     corpus: Corpus,
     recipe: LensRecipe,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[Row], None] = lambda row: None,
     limits: Limits | None = None,
 ) -> Tuning:
     """Train as `tune_lens` does, on text that is cut and divided already; gives the curve too."""
-    training = _prepare(model, corpus, recipe, checkpoint, limits or Limits())
+    training = _prepare(
+        model, corpus, recipe, None if checkpoint is None else check_checkpoints(checkpoint), limits or Limits()
+    )
     curve = training.restore()
     began, first = time.monotonic(), curve[-1]["step"] if curve else 0
     before = curve[-1]["seconds"] if curve else 0.0
 
     def note(step: int, losses: list[Tensor]) -> list[Row]:
         spent = time.monotonic() - began
-        left = spent / (step - first) * (recipe.steps - step) if step > first else 0.0
-        clock = {"seconds": round(before + spent, 1), "seconds_left": round(left)}
+        left = round(spent / (step - first) * (recipe.steps - step)) if step > first else None
+        clock = {"seconds": round(before + spent, 1), "seconds_left": left}
         longer = [*curve, training.validate(step, losses, curve) | clock]
         training.keep(longer)
         report(longer[-1])
@@ -130,9 +144,28 @@ def train_translators(
         losses.append(training.train(step, curve))
         if (step + 1) % recipe.evaluate_every == 0 or step + 1 == recipe.steps:
             curve, losses = note(step + 1, losses), []
-    origin = Origin(model.name, model.fingerprint, model.splice.config.vocab_size, focal_depth=recipe.focal_depth)
+    origin = Origin(
+        model.name,
+        model.fingerprint,
+        model.splice.config.vocab_size,
+        focal_depth=recipe.focal_depth,
+        dtype=name_dtype(model),
+    )
     lens = TunedLens((recipe.focal_depth,), translators=training.best, origin=origin)
     return Tuning(lens, recipe, corpus, tuple(curve))
+
+
+def check_lens(folder: Path, model: Model, corpus: Corpus, recipe: LensRecipe) -> None:
+    """Raises ArtefactError where a folder holds a lens that this training did not give, which would be lost."""
+    if not is_artefact(folder):
+        return
+    manifest = read_document(folder)
+    training = manifest.get("training") or {}
+    kept = {"model": manifest["origin"]["fingerprint"], "text": training.get("text", {}).get("sha256")}
+    differing = list_differences({**training.get("recipe", {}), **kept}, _identify(model, corpus, recipe))
+    if differing:
+        what = "; ".join(differing) if training else "how it was trained is not known"
+        raise ArtefactError(f"{folder} holds a lens of another recipe ({what}); choose another --out, or remove it")
 
 
 @dataclass(frozen=True)
@@ -197,12 +230,13 @@ class _Training:
 
     def restore(self) -> list[Row]:
         """Go back to the checkpoint, if there is one: its curve. Raises InputError for that of another training."""
-        found = None if self.folder is None else restore_checkpoint(self.folder, self.identity, self.optimisers)
-        if found is None:
+        if self.folder is None or not (found := restore_checkpoint(self.folder, self.identity, self.optimisers)):
             return []
-        for part, translators in (("last", self.translators), ("best", self.best)):
-            for name, tensor in _name(translators).items():
-                tensor.copy_(found.tensors[f"{part}/{name}"])
+        both = (("last", self.translators), ("best", self.best))
+        own = {f"{part}/{name}": tensor for part, translators in both for name, tensor in _name(translators).items()}
+        check_shapes(self.folder / NAME, found.tensors, own)
+        for name, tensor in own.items():
+            tensor.copy_(found.tensors[name])
         return list(found.progress["curve"])
 
     def _measure(self, chunks: Sequence[Chunk], learn: bool) -> Float[Tensor, "state"]:
@@ -222,13 +256,14 @@ class _Training:
         if torch.isfinite(values).all():
             return
         state = int((~torch.isfinite(values)).nonzero()[0])
-        kept = "no checkpoint was asked for, so that nothing is kept"
+        kept, other = "no checkpoint was asked for, so that nothing is kept", ""
         if self.folder is not None and curve:
-            kept = f"the checkpoint of step {curve[-1]['step']} in {self.folder} is kept"
-        raise InputError(
-            f"the loss of state {state} is not finite {when}; {kept}: lower the learning rate or clip gradients sooner "
-            "(and choose another --checkpoint), or load the model in a wider --dtype"
-        )
+            kept, other = f"the checkpoint of step {curve[-1]['step']} in {self.folder} is kept", ", with another --checkpoint"
+        elif self.folder is not None:
+            kept = f"nothing was written to {self.folder} yet"
+        wider = "load the model in a wider --dtype"
+        advice = f"lower the learning rate, clip gradients sooner or {wider}{other}" if curve else wider
+        raise InputError(f"the loss of state {state} is not finite {when}; {kept}: {advice}")
 
 
 def find_lowest(curve: Sequence[Row]) -> list[float]:
@@ -249,19 +284,24 @@ def _prepare(model: Model, corpus: Corpus, recipe: LensRecipe, folder: Path | No
         raise InputError(
             f"focal depth {recipe.focal_depth} leaves no state to train for; {model.name} has {model.layers} layers, give less"
         )
-    if (tokens := count_tokens(corpus.training)) < recipe.step_tokens:
+    if corpus.tokens < recipe.step_tokens:
         raise InputError(
-            f"the text has {tokens} tokens to train on (and {count_tokens(corpus.validation)} held out to validate), less than "
-            f"one step of {recipe.step_tokens}; give more text, or smaller steps (--step-tokens)"
+            f"the text has {corpus.tokens} tokens to train on (and {count_tokens(corpus.validation)} held out to validate), "
+            f"less than one step of {recipe.step_tokens}; give more text, or smaller steps (--step-tokens)"
         )
     translators, best = (_begin(model, width, recipe.bias) for _ in range(2))
     for tensor in (translators.weight, *([] if translators.bias is None else [translators.bias])):
         tensor.requires_grad_()
-    identity = asdict(recipe) | {"rate": recipe.highest_rate, "model": model.fingerprint, "text": corpus.fingerprint}
     size = model.layers * width * torch.finfo(model.splice.dtype).bits // 8
     limits = replace(limits, batch_tokens=min(limits.batch_tokens, limits.share(2, HELD_COPIES * size)))
     optimisers = _build_optimisers(translators, recipe)
+    identity = _identify(model, corpus, recipe)
     return _Training(model, corpus, recipe, limits, translators, best, optimisers, folder, identity)
+
+
+def _identify(model: Model, corpus: Corpus, recipe: LensRecipe) -> dict[str, Any]:
+    """All that decides a training."""
+    return asdict(recipe) | {"rate": recipe.highest_rate, "model": model.fingerprint, "text": corpus.fingerprint}
 
 
 def _begin(model: Model, width: int, bias: bool) -> Translators:

@@ -1,0 +1,140 @@
+"""How long a training step of the original package and one of ours take, beside the least that such a step must compute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from original_lens import BATCH, LENGTH, SHARED, TRAINED, Original, build_llama, draw_ids, prepare_ours
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import hyperlens as hl
+from hyperlens.lenses import Translators
+
+RATED = 8
+"""How often a product is timed to find the rate of products; the fastest counts."""
+ROWS = 256
+"""Rows of the products whose rate is that of read-outs."""
+
+
+def timed_models() -> Iterator[tuple[str, Callable[[], PreTrainedModel]]]:
+    """The trained models that are there, and one whose vocabulary is that of real ones."""
+    for name in TRAINED:
+        if (SHARED / name).is_dir():
+            yield name, lambda name=name: AutoModelForCausalLM.from_pretrained(SHARED / name).eval()
+    yield "llama 16 x 512, 32000 tokens", lambda: build_llama(16, 512, 32_000)
+
+
+def time_steps(original: Original, repeats: int, names: list[str] | None) -> dict[str, Any]:
+    """One optimiser step of each side on the same batch, by turns, for each model in both precisions."""
+    found = {}
+    for name, build in timed_models():
+        if names and name.split()[0] not in names:
+            continue
+        network = build().requires_grad_(False)
+        ids = draw_ids(network, BATCH, LENGTH)
+        found[name] = {"float32": time_model(original, network, ids, repeats, plain=True)}
+        found[name]["bfloat16"] = time_model(original, network.bfloat16(), ids, repeats, plain=False)
+    return found
+
+
+def time_model(original: Original, network: PreTrainedModel, ids: Tensor, repeats: int, plain: bool) -> dict[str, Any]:
+    """The steps of one model in the precision it is in; with `plain`, that of the original without its autocast too."""
+
+    def prepare(autocast: bool) -> Callable[[], None]:
+        return original.prepare_step(network, original.make_lens(network), ids, "adam", autocast)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(input_ids=ids)
+
+    model = hl.load_model(network)
+    actions = {"forward": forward, "original": prepare(autocast=True)}
+    if plain:
+        actions["original without autocast"] = prepare(autocast=False)
+    actions["ours"] = prepare_ours(model, Translators.identity(model.layers, network.config.hidden_size), ids, "adam")
+    rounds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(repeats + 1):
+        for name, action in actions.items():
+            taken = measure_seconds(action)
+            if number:  # the first warms up
+                rounds[name].append(taken)
+        if number:
+            tell(f"{network.config.hidden_size}, {network.dtype}: {', '.join(f'{k} {v[-1]:.3f} s' for k, v in rounds.items())}")
+    return report_rounds(rounds, measure_products(network, ids.numel()), ids.numel())
+
+
+def report_rounds(rounds: dict[str, list[float]], products: dict[str, float], tokens: int) -> dict[str, Any]:
+    """Medians over the rounds, how many times the floor they are, and how many times as fast ours is, round by round.
+
+    The floor is the model's own forward pass as it runs, and the products that each step must add. How many times the floor
+    the original is, is also the most that a ratio could be.
+    """
+    forward = median(rounds["forward"])
+    floor = forward + products["seconds"]
+    report: dict[str, Any] = {"forward_seconds": forward, "floor_seconds": floor, "products": products}
+    for name in list(rounds)[1:]:
+        taken = median(rounds[name])
+        report[name] = {"seconds": taken, "tokens_per_second": tokens / taken, "times_the_floor": taken / floor}
+        if name != "ours":
+            ratios = sorted(theirs / own for theirs, own in zip(rounds[name], rounds["ours"], strict=True))
+            report[name] |= {"ours_is_faster_by": median(ratios), "spread": [ratios[0], ratios[-1]]}
+    return shorten(report)
+
+
+def measure_products(network: PreTrainedModel, tokens: int) -> dict[str, float]:
+    """The floating point operations that any step adds to the model's own pass, and the seconds that they take as products.
+
+    For each state and token the translator forth and its gradient (4 d²), and the read-out forth and back (4 d V), at the
+    rate of products of these shapes, measured here, in the model's precision.
+    """
+    width, vocabulary, states = (getattr(network.config, name) for name in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    translating, reading = 4 * width * width * states * tokens, 4 * width * vocabulary * states * tokens
+    matrix, logits = torch.randn(vocabulary, width).to(network.dtype), torch.randn(ROWS, vocabulary).to(network.dtype)
+    inner, state = torch.randn(width, width).to(network.dtype), torch.randn(tokens, width).to(network.dtype)
+    some = state[:ROWS]
+    wide_seconds = fastest(lambda: some @ matrix.mT) + fastest(lambda: logits @ matrix)
+    wide_rate = 2 * (len(some) + ROWS) * width * vocabulary / wide_seconds
+    narrow_rate = 2 * tokens * width * width / fastest(lambda: state @ inner)
+    return {
+        "translators_gflop": translating / 1e9,
+        "reading_gflop": reading / 1e9,
+        "reading_gflop_per_second": wide_rate / 1e9,
+        "translators_gflop_per_second": narrow_rate / 1e9,
+        "seconds": reading / wide_rate + translating / narrow_rate,
+    }
+
+
+def fastest(action: Callable[[], object]) -> float:
+    """The least that an action takes of several times."""
+    return min(measure_seconds(action) for _ in range(RATED))
+
+
+def measure_seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def shorten(value: Any) -> Any:
+    """The same with numbers of four digits."""
+    match value:
+        case float():
+            return float(f"{value:.4g}")
+        case dict():
+            return {key: shorten(item) for key, item in value.items()}
+        case list():
+            return [shorten(item) for item in value]
+        case _:
+            return value
+
+
+def tell(text: str) -> None:
+    """Say how far the measurement is, beside its result."""
+    print(text, file=sys.stderr, flush=True)
