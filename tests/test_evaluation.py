@@ -420,6 +420,11 @@ def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path,
         assert (status, out, said.count("\n")) == (2, "", 1) and reason in said, said
 
 
+def test_a_seed_is_refused_before_anything_is_read(call: Call) -> None:
+    status, out, said = call("no-such-model", "--seed", -1)
+    assert (status, out) == (2, "") and "the seed is -1" in said
+
+
 def test_only_an_evaluation_is_replaced_by_an_evaluation(saved: Path, tmp_path: Path, call: Call) -> None:
     precious, manifest, out = tmp_path / "texts.txt", tmp_path / "lens" / "manifest.json", tmp_path / "all.json"
     precious.write_text(words(random_ids(1, 30)[0].tolist()), encoding="utf-8")
