@@ -7,16 +7,15 @@ import importlib.util
 import json
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import make_call
 from sentences import is_one_sentence
 
 import hyperlens as hl
-from hyperlens import cli
 from hyperlens.anomalies import (
     METHODS,
     Features,
@@ -282,14 +281,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["hyperlens", "anomalies", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
+    return make_call(capsys, monkeypatch, "anomalies")
 
 
 @pytest.mark.slow

@@ -10,26 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import make_call
 from loading import save_llava
-
-from hyperlens import cli
 
 
 @pytest.fixture
 def call(capsys, monkeypatch, tmp_path):
     """Run `hyperlens` with these words: exit status, standard output, standard error."""
-
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hyperlens", *map(str, words)])
-        monkeypatch.setattr("warnings.showwarning", lambda *args, **kwargs: None)
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
+    return make_call(capsys, monkeypatch)
 
 
 def refused(result: tuple[int, str, str]) -> str:

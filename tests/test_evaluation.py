@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Call, make_call
 from families import LAYERS, VOCABULARY, WIDTH, random_ids
 from plain import layer_states
 from rich.console import Console
@@ -366,23 +367,10 @@ def test_auto_chooses_a_depth_and_lenses_of_one_kind_are_numbered() -> None:
     assert OUTPUT not in {(row.focal_depth, 0) for row in found.rows}
 
 
-Call = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def call(capsys: Any, monkeypatch: Any) -> Call:
     """The command: its exit status, and what it prints on either side."""
-    from hyperlens import cli
-
-    def run(*given: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["hyperlens", "evaluate-lenses", *map(str, given)])
-        monkeypatch.setattr("warnings.showwarning", lambda *args, **kwargs: None)
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
+    return make_call(capsys, monkeypatch, "evaluate-lenses")
 
 
 def test_the_command_prints_a_table_and_stable_json(saved: Path, tmp_path: Path, call: Call, capsys: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import make_call
 from families import LAYERS, WIDTH, build_family, build_tokenizer
 from plain import layer_states, run_replaced
 from sentences import is_one_sentence
 from traced import CONTEXTS, TEXTS, loaded, own_logits, same
 
 import hyperlens as hl
-from hyperlens import cli
 from hyperlens.anatomy import study_anatomy
 from hyperlens.cli.app import name_folders
 from hyperlens.errors import ArtefactError, ChangedModelError, HyperLensError, HyperLensWarning, InputError
@@ -189,16 +188,7 @@ def strange(lens: TunedLens) -> TunedLens:
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Run `hyperlens` with these words: exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*given: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hyperlens", *map(str, given)])
-        monkeypatch.setattr("warnings.showwarning", lambda *args, **kwargs: None)
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
+    return make_call(capsys, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -227,9 +227,12 @@ class Splice:
         """The model's output, with the logits of the columns that are `kept` where it can leave the others away.
 
         What its signature does not know is not passed. The columns are a list: given a number, gemma4 leaves all other tokens
-        out of its last layers too, and a tensor would have to lie on the device of the last layer.
+        out of its last layers too, and a tensor would have to lie on the device of the last layer. Of a single column nothing
+        is to be left away, and picking it would be differentiated slowly.
         """
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
+        if kept and inputs.ids.shape[1] == 1:
+            del wanted["logits_to_keep"]
         wanted |= {"use_cache": remember} | ({} if memory is None else {memory.name: memory.cache})
         known = {name: value for name, value in wanted.items() if value is not None and name in self.parameters}
         return self.model(input_ids=inputs.ids, **known, **inputs.beside)

@@ -23,14 +23,14 @@ from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes, Splice
 from hyperlens.tracing import Limits
 
-BLOCK = 4 * 2**20
+BLOCK = 2 * 2**20
 """Bytes of a block of logits: what is computed with its states besides stays near the processor."""
 
 FEWEST = 256
 """Rows of a block below which its matrix products slow down."""
 
-SLICE = 2**19
-"""Bytes of logits that stay in a core's own cache while their loss and its derivative are computed in several steps."""
+SLICE = 2**20
+"""Bytes of logits that stay in the caches of the cores while their loss and its derivative are computed in several steps."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,23 @@
+"""What the command line shows: tables and small drawings, with all that comes from texts and models made harmless."""
+
+from hyperlens.terminal.anomalies import show_anomalies
+from hyperlens.terminal.cells import draw_line, make_safe
+from hyperlens.terminal.lenses import show_evaluation
+from hyperlens.terminal.reading import show_certificate, show_neighbours, show_trajectory
+from hyperlens.terminal.studies import show_plan, show_study
+from hyperlens.terminal.training import show_lens_training, show_training, show_tuning
+
+__all__ = [
+    "draw_line",
+    "make_safe",
+    "show_anomalies",
+    "show_certificate",
+    "show_evaluation",
+    "show_lens_training",
+    "show_neighbours",
+    "show_plan",
+    "show_study",
+    "show_training",
+    "show_trajectory",
+    "show_tuning",
+]
