@@ -101,6 +101,11 @@ def gather_features(
     and counts once. Raises InputError where a reading or focal depth was not read.
     """
     depths = tuple(trajectory.focal_depths if focal_depths is None else dict.fromkeys(focal_depths))
+    if missing := [depth for depth in depths if depth not in trajectory.focal_depths]:
+        raise InputError(
+            f"focal depth {missing[0]} was not read of all samples, some have {', '.join(map(str, trajectory.focal_depths))}; "
+            "choose among those that all have (--focal-depth), or read all at the same ones"
+        )
     parts: list[np.ndarray] = []
     names: list[tuple[str, int, int]] = []
     for reading in dict.fromkeys(readings):
