@@ -334,7 +334,7 @@ def _figure(what: str, value: float) -> str:
 
 def _expect(count: int) -> str:
     """How many of so many 95 % intervals miss by chance, as a number in words."""
-    return f"about {count * 0.05:.0f}" if count >= 30 else "one or two" if count >= 15 else "one"
+    return f"about {count * 0.05:.0f}" if count >= 30 else "one or two" if count >= 15 else "perhaps one"
 
 
 def _name_group(group: Row) -> str:
