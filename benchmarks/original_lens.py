@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
 import hyperlens as hl
 from hyperlens.lenses import Translators
@@ -167,17 +167,3 @@ def draw_translators(states: int, width: int, seed: int = 1) -> Translators:
 def draw_ids(network: PreTrainedModel, rows: int = 2, tokens: int = 24) -> Tensor:
     """Random token ids."""
     return torch.randint(3, network.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(2))
-
-
-def build_llama(layers: int, width: int, vocabulary: int) -> LlamaForCausalLM:
-    """A random Llama of the usual proportions: heads of 64, a feed-forward block of 43/16 of the width."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=43 * width // 16,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        max_position_embeddings=LENGTH,
-    )
-    return LlamaForCausalLM(config).eval()

@@ -29,12 +29,12 @@ from original_lens import (
     LENGTH,
     Original,
     all_probes,
-    build_llama,
     draw_ids,
     draw_translators,
     prepare_ours,
     small_models,
 )
+from overhead import build_llama
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel

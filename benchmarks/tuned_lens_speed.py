@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from original_lens import BATCH, LENGTH, SHARED, TRAINED, Original, build_llama, draw_ids, prepare_ours
+from original_lens import BATCH, LENGTH, SHARED, TRAINED, Original, draw_ids, prepare_ours
+from overhead import build_llama
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -126,6 +126,7 @@ def test_blocks_of_any_size_give_the_same(family, focal_depth, monkeypatch):
     assert max(sizes) > 27  # several states in one block
     for rows in (1, 4, 10):
         monkeypatch.setattr(distillation, "_count_rows", lambda *_, rows=rows: rows)
+        monkeypatch.setattr(distillation, "SLICE", 3 * 4 * network.config.vocab_size)  # so that a block of 4 or 10 has several
         cut = draw_translators()
         found = distil(network, cut, inputs, focal_depth)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

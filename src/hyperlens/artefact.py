@@ -146,7 +146,9 @@ def check_file(file: str | os.PathLike[str], ours: str = "") -> Path:
         if place.is_dir():
             raise ArtefactError(f"{place} is a folder; give the name of a file")
         if ours and place.exists() and ours not in place.read_text(encoding="utf-8", errors="replace")[:2000]:
-            raise ArtefactError(f"{place} exists and was not written by HyperLens; nothing was written, choose another place")
+            raise ArtefactError(
+                f"{place} exists and was not written by HyperLens for this; nothing was written, choose another place"
+            )
     except OSError as error:
         raise ArtefactError(f"{place} cannot be read ({error.strerror}); choose another place") from None
     return place
