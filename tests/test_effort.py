@@ -181,3 +181,24 @@ def test_any_monotone_distortion_of_confidence_keeps_monotonicity_at_one():
     confidence = np.random.default_rng(0).random((20, 6))
     np.testing.assert_allclose(effort.measure_monotonicity(confidence**3, confidence), 1)
     np.testing.assert_allclose(effort.measure_monotonicity(1 - confidence, confidence), -1)
+
+
+@given(
+    arrays(float, 5, elements=st.floats(0, 1)),
+    arrays(float, 5, elements=st.floats(0, 1)),
+    st.floats(0, 0.5),
+)
+def test_shortfall_is_zero_exactly_where_effort_is_as_wanted(found, base, shift):
+    assert (effort.measure_shortfall(found, base) == np.maximum(0, base - found)).all()
+    raised, lowered = (effort.measure_shortfall(found, base, aim, shift) for aim in ("raise", "lower"))
+    assert (raised >= effort.measure_shortfall(found, base) - 1e-12).all()
+    assert ((raised == 0) == (found >= base + shift)).all()
+    assert ((lowered == 0) == (found - base + shift <= 0)).all()
+
+
+def test_shortfall_of_what_is_undefined_costs_nothing_and_pulls_at_nothing():
+    found = torch.tensor([0.2, float("nan"), 0.2], requires_grad=True)
+    cost = effort.measure_shortfall(found, torch.tensor([0.5, 0.5, float("nan")]))
+    cost.sum().backward()
+    assert cost.tolist() == pytest.approx([0.3, 0, 0])
+    assert found.grad is not None and found.grad.tolist() == [-1, 0, 0]

@@ -56,6 +56,21 @@ def measure_effort(confidence: Array, guess: float = 0.0, smallest: float = 0.0)
     return xp.mean(1.0 - measure_progress(confidence, guess, smallest), axis=-1)
 
 
+def measure_shortfall(effort: Array, base: Array, aim: str = "keep", shift: float = 0.0) -> Array:
+    """How far the effort Ω of each token is from where it is wanted beside that of the base: `[...]`, `[...]` -> `[...]` ≥ 0.
+
+    To "keep" it, max(0, Ω_base − Ω): more effort than the base's costs nothing. To "raise" it, max(0, Ω_base + shift − Ω); to
+    "lower" it, max(0, Ω − Ω_base + shift). Where either is NaN, 0 and no gradient: count those apart. Differentiable.
+
+    >>> import numpy as np
+    >>> measure_shortfall(np.array([0.5, 0.75, np.nan]), np.array([0.75, 0.5, 0.5]))
+    array([0.25, 0.  , 0.  ])
+    """
+    xp = array_namespace(effort, base)
+    gap = {"keep": base - effort, "raise": base + shift - effort, "lower": effort - base + shift}[aim]
+    return xp.where(xp.isnan(gap) | (gap <= 0), xp.zeros_like(gap), gap)
+
+
 def measure_raw_area(confidence: Array) -> Array:
     """Area between the final confidence and the trajectory, (1/n) Σ_{l<n} (c_L − c_l): `[..., n + 1]` -> `[...]` in [−1, 1].
 

@@ -28,10 +28,10 @@ def read_logits(
     probability p(y) and log_probability ln p(y) (nats); margin z(y) − max over v≠y of z(v) (logits; positive exactly when y
     is the only top token); top_probability max p; gap p(1st) − p(2nd); entropy −Σ p ln p (nats); rank, the number of tokens
     with a larger logit; kl_to_output KL(p_output ‖ p) and js_to_output, the Jensen-Shannon divergence, at most ln 2 (nats),
-    for which `output` gives the model's own logits; decision_margin p(y) − max over v≠y of p(v). Computed in float32.
-    Differentiable, but for the rank. Readings of the state itself, which logits do not show, are passed over.
+    for which `output` gives the model's own logits; decision_margin p(y) − max over v≠y of p(v). Computed in float32, or what
+    is wider. Differentiable, but for the rank. Readings of the state itself, which logits do not show, are passed over.
     """
-    logits = logits.float()
+    logits = _wide(logits)
     chosen = logits.gather(-1, reference[..., None]).squeeze(-1)
     log_total = logits.logsumexp(-1)
     top = (
@@ -75,7 +75,11 @@ def _rival(top: Any, reference: Int[Tensor, "*row"]) -> Float[Tensor, "*row"]:
 
 def _log_output(output: Tensor | None) -> Tensor:
     assert output is not None, "readings against the output need the output's logits"
-    return output.float().log_softmax(-1)
+    return _wide(output).log_softmax(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _entropy(log_p: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:

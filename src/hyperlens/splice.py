@@ -200,6 +200,17 @@ class Splice:
             logits = logits[:, -1]
         return Pass(visit.recorded, logits)
 
+    @contextmanager
+    def watch(self, record: Collection[int]) -> Iterator[dict[int, Float[Tensor, "row token *width"]]]:
+        """The states of these numbers, whole, as the caller's own calls of the model make them, with their gradients.
+
+        Those of the first call that makes gradients, or makes none, as is the rule where the watch begins; other calls pass
+        unseen. Nothing of any call is changed.
+        """
+        visit = _Watch(self.anatomy, (), 0, None, set(), set(record), None, {}, self.device)
+        with self.lock, eager(), _wrapped(self.layers, visit):
+            yield visit.recorded
+
     def remember(self, inputs: Inputs, memory: Memory | None = None) -> Memory:
         """The model's own memory of a text, or of what `memory` is of and the text behind it; `memory` may be added to.
 
@@ -306,6 +317,22 @@ class _Visit:
                     "where an image stands in front of the text; HyperLens reads one state for each token"
                 )
             self.recorded[number] = (state if self.probes is None else self.probes.pick(state)).to(self.home)
+
+
+@dataclass
+class _Watch(_Visit):
+    """A visit that only looks on, at one call of several: the first one in which gradients are made as they were asked for."""
+
+    gradients: bool = field(default_factory=torch.is_grad_enabled)
+
+    def _count(self, layer: int) -> int:
+        self.passed %= len(self.anatomy.order)
+        return super()._count(layer)
+
+    def _keep(self, number: int, hidden: Tensor) -> None:
+        if number not in self.recorded and torch.is_grad_enabled() == self.gradients:
+            self.shape = tuple(hidden.movedim(self.anatomy.axes, (0, 1)).shape[:2])
+            super()._keep(number, hidden)
 
 
 def _with_state(output: Any, state: Tensor) -> Any:
