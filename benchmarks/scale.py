@@ -66,12 +66,13 @@ def main() -> None:
     print(json.dumps({**found, **{name: read(folder, what, options.repeats) for name, what in WHAT.items()}}))
 
 
-def make_up(folder: Path, rows: int, levels: int) -> None:
-    """A finished run of so many samples of one answer token each, whose confidence rises earlier in the easy ones."""
+def make_up(folder: Path, rows: int, levels: int, seed: int = 0) -> None:
+    """A finished run of so many samples of one answer token each, whose confidence rises earlier in the easy ones. The samples
+    are the same for every `seed`, what is read of them is not."""
     tasks = tuple(hl.TaskSpec(f"{domain} {side}") for domain in DOMAINS for side in ("easy", "hard"))
     contrasts = tuple(hl.ContrastSpec(f"{domain} easy", f"{domain} hard", domain) for domain in DOMAINS)
     study = hl.Study("made-up", tasks=tasks, lenses=(hl.LensSpec(focal_depths=DEPTHS),), contrasts=contrasts)
-    each, rng = rows // len(tasks), np.random.default_rng(0)
+    each, rng = rows // len(tasks), np.random.default_rng(seed)
 
     def draw(number: int) -> Drawn:
         names = [

@@ -17,6 +17,7 @@ COLD = [
     "contrast",
     "neighbours",
     "anomalies",
+    "diagnosis",
     "tasks",
     "tasks.graded",
     "plots",

@@ -3,62 +3,36 @@ from __future__ import annotations
 import html
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from pages import EVIL, Page
 
 import hyperlens as hl
 from hyperlens.contrast import estimate_auroc, estimate_curve
 from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
 from hyperlens.plots import Line, draw_curves, join_panels
 from hyperlens.report import gather_report, render_report, write_figures, write_report
-from hyperlens.report.data import Token
 from hyperlens.report.figures import draw_levels, draw_overview, draw_trajectories, list_figures
-from hyperlens.report.gather import _find_last
 from hyperlens.report.markdown import escape, render_markdown
 from hyperlens.report.shards import Sum
 from hyperlens.report.tables import tabulate_chapter, tabulate_overview, tabulate_signs
 from hyperlens.report.words import describe_findings, say_clear, say_interval, say_number, shorten, spell
 from hyperlens.resampling import MOST_RESAMPLED
 from hyperlens.runs.summary import count_signs
+from hyperlens.runs.tokens import Token, find_last
 from hyperlens.trajectory import average_tokens
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`|*_[x](javascript:alert(3)) "
-EVIL += "\x1b[31m\u202e{{ 7919*7907 }}"
 GRADED = (hl.TaskSpec("logic", levels=(1, 3)), hl.TaskSpec("knowledge:plain", levels=(1, 2)))
 DEEP = (hl.LensSpec(focal_depths=(0, 15)),)
 NAMES = ["Ada", "Ben", "Cleo", "Dan"]
 needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser; install chromium")
-
-
-class Page(HTMLParser):
-    """What a browser would see: the tags, and the text outside scripts and styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.said, self.inside = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.inside = tag
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside not in ("script", "style"):
-            self.said.append(data)
-
-    @property
-    def text(self):
-        return " ".join("".join(self.said).split())
 
 
 def own(task: str, relation: str, count: int) -> list[hl.Sample]:
@@ -245,10 +219,10 @@ def test_where_the_model_is_right_or_writes_itself_the_two_are_one(reference, tm
 
 def test_the_last_token_of_a_target_is_what_is_left_of_it():
     tokens = [Token("is", "7", (1.0,)), Token("1", "8", (1.0,), "1"), Token("2", "9", (1.0,))]
-    assert _find_last(tokens, "target", " 123", False) == "3" and _find_last(tokens, "target", " 129", False) == "9"
-    assert _find_last(tokens, "target", " 123", True) == _find_last(tokens, "generated", None, False) == "9"
-    assert _find_last(tokens, "target", " 4", False) is None and _find_last(tokens, "target", None, False) is None
-    assert _find_last(tokens[:1], "options", " four", False) == "four"
+    assert find_last(tokens, "target", " 123", False) == "3" and find_last(tokens, "target", " 129", False) == "9"
+    assert find_last(tokens, "target", " 123", True) == find_last(tokens, "generated", None, False) == "9"
+    assert find_last(tokens, "target", " 4", False) is None and find_last(tokens, "target", None, False) is None
+    assert find_last(tokens[:1], "options", " four", False) == "four"
 
 
 # the page
@@ -281,6 +255,16 @@ def test_the_page_says_every_number_of_the_tables(run, data, page):
         assert model["fingerprint"] in said
     for text in ("2605.05741", "not calibrated", "HyperLens's own", "the paper's", "twin", "knowledge:plain", *data.caveats):
         assert " ".join(text.split()) in said
+
+
+def test_a_comparison_beside_the_run_is_linked(data, page, run, tmp_path):
+    comparison = run.folder.with_name(f"{run.folder.name}.comparison.html")
+    comparison.write_text("")
+    written = write_report(run, tmp_path / "page.html").read_text(encoding="utf-8")
+    comparison.unlink()
+    links = [attributes["href"] for tag, attributes in Page(written).tags if tag == "a"]
+    assert [link for link in links if not link.startswith("#")] == [os.path.relpath(comparison, tmp_path)]
+    assert "Compared with another model" in written and "Compared with another model" not in page
 
 
 def test_figures_are_data_that_cannot_end_their_script(page):

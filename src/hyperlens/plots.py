@@ -9,6 +9,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import plotly.graph_objects as go
@@ -60,10 +61,21 @@ class Spread:
 
 @dataclass(frozen=True)
 class Style:
-    """How a line is drawn: its colour, and solid, dash, dot or dashdot."""
+    """How a line is drawn: its colour, and solid, dash, dot or dashdot; or dots, by the name of their symbol."""
 
     colour: str
     dash: str = "solid"
+    symbol: str = ""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Single samples, a dot each at `x` and `y`, drawn in one style; `name` is what the legend calls them."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: Style
 
 
 def draw_curves(lines: Sequence[Line], layers: int, pair: bool = False) -> go.Figure:
@@ -165,8 +177,9 @@ def draw_spreads(spreads: Sequence[Spread]) -> go.Figure:
     return _finish(figure, 75 + 40 * len(spreads))
 
 
-def draw_differences(lines: Sequence[Line]) -> go.Figure:
-    """Effort hard − easy with its interval, `x` a contrast each from top to bottom; one colour of dots for each line."""
+def draw_differences(lines: Sequence[Line], title: str = "Ω hard − Ω easy", longest: int = 40) -> go.Figure:
+    """Differences with their intervals, `x` what each is of, from top to bottom, in at most `longest` letters; one colour of
+    dots for each line."""
     figure = go.Figure()
     labels = list(dict.fromkeys(label for line in lines for label in line.x))
     for number, (line, colour) in enumerate(zip(lines, pick_colours(len(lines)), strict=True)):
@@ -181,14 +194,51 @@ def draw_differences(lines: Sequence[Line]) -> go.Figure:
             hovertemplate="%{fullData.name}: %{x:.3f}<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": "#888", "width": 1.5})
-    figure.update_xaxes(title_text="Ω hard − Ω easy")
+    figure.update_xaxes(title_text=title)
     figure.update_yaxes(
         tickvals=[-place for place in range(len(labels))],
-        ticktext=[html.escape(_shorten(str(label), 40)) for label in labels],
+        ticktext=[html.escape(_shorten(str(label), longest)) for label in labels],
         range=[-len(labels) + 0.5, 0.5],
         automargin=True,
     )
     return _finish(figure, 75 + len(labels) * (16 + 14 * len(lines)))
+
+
+def draw_quadrants(clouds: Sequence[Points]) -> go.Figure:
+    """Change of effort by change of confidence, a dot for each sample; the axes part the quadrants, named in the corners."""
+    figure = go.Figure()
+    for cloud in clouds:
+        figure.add_scatter(
+            x=list(cloud.x),
+            y=list(cloud.y),
+            mode="markers",
+            name=html.escape(cloud.name),
+            marker={"color": cloud.style.colour, "symbol": cloud.style.symbol, "size": 7, "opacity": 0.75},
+            hovertemplate="%{fullData.name}: confidence %{x:+.3f}, Ω %{y:+.3f}<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"color": "#888", "width": 1.5})
+    figure.add_hline(y=0, line={"color": "#888", "width": 1.5})
+    for right, top in product((0, 1), (0, 1)):
+        figure.add_annotation(
+            text=f"{('less sure', 'surer')[right]},<br>{('less', 'more')[top]} effort",
+            **{
+                "x": right,
+                "y": top,
+                "xref": "paper",
+                "yref": "paper",
+                "showarrow": False,
+                "font_size": 10,
+                "align": ("left", "right")[right],
+            },
+            **{"xanchor": ("left", "right")[right], "yanchor": ("bottom", "top")[top]},
+        )
+    for update, values, title in (
+        (figure.update_xaxes, [x for cloud in clouds for x in cloud.x], "confidence, after − before"),
+        (figure.update_yaxes, [y for cloud in clouds for y in cloud.y], "effort Ω, after − before"),
+    ):
+        reach = 1.12 * max([0.05, *map(abs, values)])
+        update(title_text=title, range=[-reach, reach])
+    return _finish(figure, 320)
 
 
 def join_panels(panels: Sequence[tuple[str, Any]]) -> go.Figure:

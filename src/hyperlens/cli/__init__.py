@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hyperlens.cli import anomalies, lenses, reading, studies, training  # noqa: F401  # each adds its commands
+from hyperlens.cli import anomalies, comparing, finetuning, lenses, reading, studies, training  # noqa: F401  # each adds its commands
 from hyperlens.cli.app import app
 from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, is_memory_error
 
 
 def main() -> None:
     """Run a command; what a user can cause ends in one sentence and exit status 2."""
-    for talker in ("torchao", "torch.utils._pytree"):  # transformers imports them; each has something to say
+    for talker in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # transformers imports them; each has something to say
         logging.getLogger(talker).setLevel(logging.ERROR)
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", HyperLensWarning)
@@ -26,7 +26,7 @@ def main() -> None:
     except HyperLensError as error:
         status = _refuse(str(error))
     except KeyboardInterrupt:
-        again = sys.argv[1:2] in (["study"], ["train-reference"], ["tune-lens"])
+        again = sys.argv[1:2] in (["compare"], ["study"], ["train-reference"], ["tune-lens"], ["finetune"])
         print(f"hyperlens: stopped{'; the same command goes on from here' if again else ''}", file=sys.stderr)
         status = 130
     except BrokenPipeError:

@@ -44,6 +44,17 @@ ReadingNames = Annotated[str, typer.Option("--reading", help="Names such as prob
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Most tokens of one batch.")]
 MemoryMb = Annotated[int, typer.Option("--memory-mb", help="Memory above the model's own forward pass.")]
 Seed = Annotated[int, typer.Option("--seed", help="What random draws start from.")]
+TaskNames = Annotated[list[str] | None, typer.Option("--task", help="A task, such as logic:plain or gsm8k; may be repeated.")]
+Levels = Annotated[list[int] | None, typer.Option("--level", help="A level; may be repeated. All by default.")]
+OwnFile = Annotated[
+    Path | None,
+    typer.Option("--file", help="Own samples (.jsonl, .json, .csv, .parquet) with columns prompt, target, level …"),
+]
+DataFolder = Annotated[str, typer.Option("--data", help="Folder with local copies of data sets.")]
+Limit = Annotated[int, typer.Option("--limit", help="Samples of each task, or of each of its levels.")]
+FewShot = Annotated[int, typer.Option("--few-shot", help="Solved examples before each question.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Put questions through the model's chat template.")]
+ReadAs = Annotated[str, typer.Option("--read", help="target, generated or options; by default what is usual.")]
 
 
 def load(model: str, dtype: str, device: str | None, device_map: str | None, revision: str | None, remote: bool) -> Model:
@@ -81,6 +92,32 @@ def describe_lens(
     except ValueError:
         raise InputError(f'the layers in between are "{between}"; give their numbers, such as 3,7') from None
     return LensSpec("", parse_depths(depths), context, readings, kind, path, layers, transfer)
+
+
+def describe_tasks(names: list[str] | None, levels: list[int] | None, file: Path | None, **how: Any) -> tuple[Any, ...]:
+    """The tasks of a study: those named, all graded domains where none is, or the one of a file. Raises InputError."""
+    from hyperlens.runs import TaskSpec
+    from hyperlens.tasks import GRADED
+
+    if file is not None and (names or levels):
+        raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
+    if file is not None:
+        return (TaskSpec(file.stem, path=str(file.resolve()), **how),)
+    return tuple(TaskSpec(name, levels=tuple(levels or ()), **how) for name in dict.fromkeys(names or GRADED))
+
+
+def describe_loading(
+    dtype: str, device: str | None, device_map: str | None, revision: str | None, remote: bool
+) -> dict[str, Any]:
+    """How a study's models are loaded."""
+    places = {"device": device or "", "device_map": device_map or "", "revision": revision or ""}
+    return {"dtype": dtype, **places, "trust_remote_code": remote}
+
+
+def given_options(context: Any) -> set[str]:
+    """The options that stand on the command line."""
+    given = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    return {option.opts[0] for option in context.command.params if option.name in given and option.opts[0].startswith("--")}
 
 
 def is_folder(name: str) -> bool:

@@ -13,20 +13,31 @@ from hyperlens.cli.app import (
     LENS_HELP,
     BatchTokens,
     Between,
+    Chat,
     ContextName,
+    DataFolder,
     Device,
     DeviceMap,
     DType,
+    FewShot,
     FocalDepth,
     Json,
+    Levels,
+    Limit,
+    OwnFile,
+    ReadAs,
     ReadingNames,
     RemoteCode,
     Revision,
     Seed,
+    TaskNames,
     Transfer,
     app,
     check_lens_name,
     describe_lens,
+    describe_loading,
+    describe_tasks,
+    given_options,
     is_folder,
     make_console,
     name_folders,
@@ -46,19 +57,14 @@ def study(
     context_of_call: typer.Context,
     spec: Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="A study; see docs/studies.md.")] = None,
     model: Annotated[list[str] | None, typer.Option("--model", help="As for trace; may be repeated.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--task", help="A task, such as logic:plain or gsm8k; may be repeated.")
-    ] = None,
-    level: Annotated[list[int] | None, typer.Option("--level", help="A level; may be repeated. All by default.")] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="Own samples (.jsonl, .json, .csv, .parquet) with columns prompt, target, level …"),
-    ] = None,
-    data: Annotated[str, typer.Option("--data", help="Folder with local copies of data sets.")] = "",
-    limit: Annotated[int, typer.Option("--limit", help="Samples of each task, or of each of its levels.")] = 50,
-    few_shot: Annotated[int, typer.Option("--few-shot", help="Solved examples before each question.")] = 0,
-    chat: Annotated[bool, typer.Option("--chat", help="Put questions through the model's chat template.")] = False,
-    read: Annotated[str, typer.Option("--read", help="target, generated or options; by default what is usual.")] = "",
+    task: TaskNames = None,
+    level: Levels = None,
+    file: OwnFile = None,
+    data: DataFolder = "",
+    limit: Limit = 50,
+    few_shot: FewShot = 0,
+    chat: Chat = False,
+    read: ReadAs = "",
     seed: Seed = 0,
     lens: Annotated[list[str] | None, typer.Option("--lens", help=f"{LENS_HELP} May be repeated.")] = None,
     focal_depth: FocalDepth = "",
@@ -84,24 +90,19 @@ def study(
     on our questions. Goes on where it was stopped."""
     from hyperlens.artefact import MARK, check_file, is_artefact, page_beside
     from hyperlens.runs import ModelSpec, Study, read_study, run_study
-    from hyperlens.tasks import GRADED
 
     if spec is not None:
-        if given := _given_options(context_of_call) - KEPT_BESIDE_A_FILE:
+        if given := given_options(context_of_call) - KEPT_BESIDE_A_FILE:
             raise InputError(f"{spec} says what is measured; leave {', '.join(sorted(given))} away, or write it there")
         wanted = read_study(spec)
     else:
-        if file is not None and (task or level):
-            raise InputError("--file brings its own tasks and levels; leave --task and --level away, or leave --file away")
         if plan or not is_artefact(out or Path("runs") / Study.name):  # what was measured is shown though its lens is gone
             for name in lens or []:
                 check_lens_name(name)
-        how: dict[str, Any] = {"levels": tuple(level or ()), "few_shot": few_shot, "chat": chat, "read": read}
-        load: dict[str, Any] = {"dtype": dtype, "device": device or "", "device_map": device_map or ""}
-        load |= {"revision": revision or "", "trust_remote_code": trust_remote_code}
+        load = describe_loading(dtype, device, device_map, revision, trust_remote_code)
         wanted = Study(
             models=tuple(ModelSpec(name, **load) for name in dict.fromkeys(model or ["reference"])),
-            tasks=_describe_tasks(task or list(GRADED), file, how),
+            tasks=describe_tasks(task, level, file, few_shot=few_shot, chat=chat, read=read),
             lenses=_describe_lenses(lens or ["hyper"], focal_depth, context, between, transfer, split(reading)),
             limit=limit,
             seed=seed,
@@ -161,15 +162,6 @@ def _show_run(run: Any, report: bool, json: bool) -> None:
         print(f"Page: {write_report(run)}", file=sys.stderr if json else sys.stdout)
 
 
-def _describe_tasks(names: list[str], file: Path | None, how: dict[str, Any]) -> tuple[Any, ...]:
-    """The tasks of a study: those named, or the one of a file."""
-    from hyperlens.runs import TaskSpec
-
-    if file is not None:
-        return (TaskSpec(file.stem, path=str(file.resolve()), **how),)
-    return tuple(TaskSpec(name, **how) for name in dict.fromkeys(names))
-
-
 def _describe_lenses(
     names: list[str], depths: str, context: str, between: str, transfer: bool, readings: tuple[str, ...]
 ) -> tuple[Any, ...]:
@@ -183,9 +175,3 @@ def _describe_lenses(
         one = describe_lens(name, depths, context, between, transfer and (name in tuned or not tuned), readings)
         found.append(replace(one, name=f"tuned {tuned[name]}") if name in tuned and len(tuned) > 1 else one)
     return tuple(found)
-
-
-def _given_options(context: Any) -> set[str]:
-    """The options that stand on the command line."""
-    given = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    return {option.opts[0] for option in context.command.params if option.name in given and option.opts[0].startswith("--")}

@@ -96,6 +96,15 @@ def load_network(
     return place.name, network, tokenizer or _load_tokenizer(files)
 
 
+def name_base(source: str | os.PathLike[str], revision: str | None = None) -> str:
+    """The folder or hub id of the model that an adapter was made for. Raises ModelError where the source is no adapter."""
+    place = _locate(source, revision, False)
+    adapter = _read_adapter(place)
+    if adapter is None:
+        raise ModelError(f"{place.name} is a model of its own, not an adapter; say what it is to be compared with")
+    return _locate_base(place, adapter).where
+
+
 def _locate(source: str | os.PathLike[str], revision: str | None, trust_remote_code: bool) -> Place:
     """Where a source is, and whether there is a model at all."""
     name = os.fspath(source)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hyperlens.contrast import Interval
 from hyperlens.plots import Line, Spread
+from hyperlens.runs.tokens import Token
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,6 @@ class Accuracy:
     wrong: Interval
     auroc: Interval
     line: Line
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token after which was read: the reference, which is what the model itself finds most likely next or has written, its
-    confidence at the states 0 … L, and what stands next in the text, None where that is not known."""
-
-    text: str
-    reference: str
-    confidence: tuple[float, ...]
-    follows: str | None = None
 
 
 @dataclass(frozen=True)

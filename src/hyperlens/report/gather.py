@@ -7,17 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperlens.artefact import read_parquet
 from hyperlens.contrast import estimate_auroc, estimate_mean
 from hyperlens.plots import Line, Spread
-from hyperlens.report.data import Accuracy, Chapter, Example, ReportData, Spreads, Token
-from hyperlens.report.shards import MOST_TOKENS, Place, Rows, find_curves, name_level, read_shards
+from hyperlens.report.data import Accuracy, Chapter, Example, ReportData, Spreads
+from hyperlens.report.shards import Rows, find_curves, name_level, read_shards
 from hyperlens.report.words import say_depth
 from hyperlens.runs import Run
 from hyperlens.runs.caveats import find_caveats, is_logit, pick_headline, pick_main
+from hyperlens.runs.tokens import MOST_TOKENS, Place, Token, find_last, read_task, read_texts
 
 BINS = 40
 PARTS, SMALLEST_PART = 5, 8
@@ -143,14 +142,14 @@ def _fill_examples(
     run: Run, rows: Rows, chosen: Mapping[Place, bool], tokens: Mapping[Place, tuple[Token, ...]], depth: int
 ) -> Iterator[Example]:
     """The chosen samples with their texts."""
-    texts, reads = _read_texts(run, chosen), {task["name"]: task["read"] for task in run.store.tasks}
+    texts, reads = read_texts(run.store, chosen), {task["name"]: task["read"] for task in run.store.tasks}
     for (spec, number), hard in chosen.items():
         (place,) = np.flatnonzero((rows["sample"] == number) & (rows["spec"] == spec))
         row = {name: column[place] for name, column in rows.columns.items()}
         (prompt, target), shown = texts[spec, number], tokens[spec, number]
         left_out = int(row["read"]) - len(shown)
         if shown and not left_out:
-            last = _find_last(shown, reads[spec], target, bool(row["correct"] == 1))
+            last = find_last(shown, reads[spec], target, bool(row["correct"] == 1))
             shown = (*shown[:-1], replace(shown[-1], follows=last))
         yield Example(
             str(row["task"]),
@@ -169,44 +168,11 @@ def _fill_examples(
         )
 
 
-def _find_last(tokens: Sequence[Token], read: str, target: str | None, correct: bool) -> str | None:
-    """What follows the last token that was read: what is left of the target behind the ones before; None where that cannot be
-    told, since the texts of tokens are not always parts of the text."""
-    if read == "generated" or correct:
-        return tokens[-1].reference
-    before = len("".join("".join(token.text for token in tokens[1:]).split()))
-    places = [place for place, sign in enumerate(target or "") if not sign.isspace()]
-    known = "".join("".join(token.text for token in tokens[1:]).split()) == "".join((target or "").split())[:before]
-    if target is None or not known or before >= len(places):
-        return None
-    left = target[places[before] :].strip()
-    return tokens[-1].reference if left == tokens[-1].reference.strip() else left
-
-
-def _read_texts(run: Run, wanted: Iterable[Place]) -> dict[Place, tuple[str, str | None]]:
-    """Prompt and target of some samples."""
-    numbers: dict[str, list[int]] = {}
-    for spec, number in wanted:
-        numbers.setdefault(spec, []).append(number)
-    found = {}
-    for place, spec in enumerate(run.store.study.tasks):
-        if mine := numbers.get(spec.name):
-            texts = _read_task(run, place, ["prompt", "target"]).take(pa.array(mine)).to_pylist()
-            found |= {(spec.name, number): (row["prompt"], row["target"]) for number, row in zip(mine, texts, strict=True)}
-    return found
-
-
-def _read_task(run: Run, place: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of the samples of a task, which the run's folder holds under its number."""
-    (file,) = (run.folder / "tasks").glob(f"{place:02d}-*.parquet")
-    return read_parquet(file, columns)
-
-
 def _find_floors(run: Run) -> dict[str, float]:
     """The accuracy that guessing reaches in each task: 1/K among K options, or the most frequent of few targets."""
     floors = {}
     for place, spec in enumerate(run.store.study.tasks):
-        table = _read_task(run, place, ["options", "target"])
+        table = read_task(run.store, place, ["options", "target"])
         options = pc.list_value_length(table["options"]).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
         targets = pc.value_counts(table["target"].drop_null()).field("counts").to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
         by_option = float((1 / options).mean()) if len(options) and options.min() > 0 else 0.0

@@ -59,20 +59,20 @@ def _write_parts(data: ReportData, folder: Path, out: Path) -> Iterator[str]:
         f"Models: {escape(', '.join(models))}. Tasks: {escape(', '.join(drawn))}. Samples: {sum(drawn.values())}. "
         f"Measured {escape(data.manifest['created'][:10])}."
     )
-    yield _list(describe_findings(data))
+    yield list_sentences(describe_findings(data))
     yield "## What is shown here"
     yield "\n".join(f"- **{escape(name)}** ({MARKS[mark]}): {escape(text)}" for name, mark, text in DEFINITIONS)
     for title, table in (("Is the hard side more effort?", tabulate_overview(data)), ("Sign test", tabulate_signs(data))):
         if table:
             yield f"## {title}"
-            yield from _write_table(table)
+            yield from write_table(table)
     yield "## What to keep in mind"
-    yield _list([*data.caveats, LAST_CAVEAT])
+    yield list_sentences([*data.caveats, LAST_CAVEAT])
     for chapter in data.chapters:
         yield f"## {escape(name_chapter(data, chapter))}"
         for name, table in tabulate_chapter(data, chapter):
             yield f"### {TITLES[name]}"
-            yield from _write_table(table)
+            yield from write_table(table)
         if chapter.examples:
             yield "### The hardest and the easiest samples"
             yield f"By Ω at m = {chapter.main}."
@@ -82,7 +82,7 @@ def _write_parts(data: ReportData, folder: Path, out: Path) -> Iterator[str]:
         yield "\n".join(links)
     yield "## How it was measured"
     for table in (tabulate_models(data), tabulate_tasks(data)):
-        yield from _write_table(table)
+        yield from write_table(table)
     yield f"Largest error in the run: {data.results['largest_error']:.1e} of the largest logit. Seed {data.manifest['seed']}."
     yield "Versions: " + escape(", ".join(f"{name} {text}" for name, text in data.manifest["versions"].items())) + "."
 
@@ -93,7 +93,7 @@ LAST_CAVEAT = (
 )
 
 
-def _write_table(table: Table) -> Iterator[str]:
+def write_table(table: Table) -> Iterator[str]:
     """The caption, and the table; titles over several columns go into the columns' own."""
     spans = [title for title, count in table.spans for _ in range(count)] or [""] * len(table.columns)
     heads = [f"{title}: {column}" if title else column for title, column in zip(spans, table.columns, strict=True)]
@@ -123,5 +123,6 @@ def _link_figures(folder: Path, out: Path) -> Iterator[str]:
             yield f"- [{escape(name)}](<{html.escape(near)}>)"
 
 
-def _list(sentences: Iterable[str]) -> str:
+def list_sentences(sentences: Iterable[str]) -> str:
+    """Sentences as a list."""
     return "\n".join(f"- {escape(sentence)}" for sentence in sentences)

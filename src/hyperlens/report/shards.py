@@ -13,18 +13,14 @@ import pyarrow as pa
 from hyperlens.artefact import read_parquet
 from hyperlens.contrast import estimate_curve
 from hyperlens.plots import Line
-from hyperlens.report.data import Curves, Token
+from hyperlens.report.data import Curves
 from hyperlens.resampling import MOST_RESAMPLED, bound_mean
 from hyperlens.runs import Run
 from hyperlens.runs.run import cell_names
-
-MOST_TOKENS = 24
-"""Tokens of a sample that are kept to be shown."""
+from hyperlens.runs.tokens import LABELS, MOST_TOKENS, Place, Token, read_states, read_tokens, sort_samples
 
 Atom = tuple[str, int | None]
 """A task and a level: samples that are always shown together."""
-Place = tuple[str, int]
-"""A sample: the name of its task in the study, and its number there."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +108,20 @@ def read_shards(
         if names[:2] != (model, lens) or names[2] not in owners or not file.exists():
             continue
         shown = [number for number in shard.samples if (names[2], number) in wanted]
-        texts = ["position", "token_id", "reference_id", "token_text", "reference_text"] if shown else []
-        table = _sort_samples(read_parquet(file, ["sample", *(f"probability@{depth}" for depth in depths), *texts]))
+        texts = LABELS if shown else ()
+        table = sort_samples(read_parquet(file, ["sample", *(f"probability@{depth}" for depth in depths), *texts]))
         samples = table["sample"].to_numpy()
         starts = np.flatnonzero(np.diff(samples, prepend=-1))
         numbers, counts = samples[starts], np.diff(starts, append=len(samples))
         mine = owners[names[2]][numbers]
         for depth in depths:
-            values = _read_states(table, depth)[:, : layers - depth + 1]
+            values = read_states(table, depth)[:, : layers - depth + 1]
             curves = np.add.reduceat(values, starts, axis=0, dtype=np.float64) / counts[:, None]
             for atom in np.unique(mine[mine >= 0]):
                 sums[atoms[atom]][depth].add(numbers[mine == atom], curves[mine == atom])
         for number in shown:
             places = np.flatnonzero(samples == number)[: MOST_TOKENS + 1]
-            tokens[names[2], number] = tuple(_read_tokens(table.take(pa.array(places)), main))[:MOST_TOKENS]
+            tokens[names[2], number] = tuple(read_tokens(table.take(pa.array(places)), main))[:MOST_TOKENS]
     return sums, tokens
 
 
@@ -181,25 +177,3 @@ def _find_atoms(rows: Rows) -> tuple[list[Atom], dict[str, np.ndarray]]:
                 owners[spec][mine["sample"].astype(int)] = len(atoms)
             atoms.append((task, level))
     return atoms, owners
-
-
-def _sort_samples(table: pa.Table) -> pa.Table:
-    """The tokens of each sample behind one another, as they mostly are."""
-    samples = table["sample"].to_numpy()
-    return table.take(pa.array(np.argsort(samples, kind="stable"))) if (np.diff(samples) < 0).any() else table
-
-
-def _read_states(table: pa.Table, depth: int) -> np.ndarray:
-    """Confidence of each token at all states."""
-    return table[f"probability@{depth}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-
-
-def _read_tokens(table: pa.Table, depth: int) -> Iterator[Token]:
-    """The tokens of one sample, in order, each with the next one of the text where that was read too."""
-    texts, references = table["token_text"].to_pylist(), table["reference_text"].to_pylist()
-    positions, ids, wanted = (table[name].to_numpy() for name in ("position", "token_id", "reference_id"))
-    for place, values in enumerate(_read_states(table, depth).tolist()):
-        follows = None
-        if place + 1 < len(table) and positions[place + 1] == positions[place] + 1:
-            follows = references[place] if ids[place + 1] == wanted[place] else texts[place + 1]
-        yield Token(texts[place], references[place], tuple(values), follows)

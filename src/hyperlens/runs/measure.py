@@ -19,7 +19,9 @@ from hyperlens.errors import ArtefactError, ChangedModelError, HyperLensError, I
 from hyperlens.lenses import HyperLens, Lens, TunedLens, open_lens
 from hyperlens.lenses.tuned import name_dtype
 from hyperlens.models import Model, load_model
-from hyperlens.runs.spec import TRAINED, LensSpec
+from hyperlens.models.adapters import name_adapters, set_aside
+from hyperlens.models.fingerprint import fingerprint_model
+from hyperlens.runs.spec import TRAINED, LensSpec, ModelSpec, Study
 from hyperlens.runs.store import Shard, Store, stamp_sources
 from hyperlens.runs.summary import tabulate_samples
 from hyperlens.tasks import Sample, grade_answer, letter_options
@@ -54,15 +56,7 @@ def open_reader(store: Store, number: int, given: Model | None = None) -> Reader
     model with which the run began, or a lens is another one, and what is wrong with the lenses where none fits.
     """
     spec, study = store.study.models[number], store.study
-    model = given or load_model(
-        study.locate_model(spec.source),
-        None,
-        spec.dtype,
-        spec.device or None,
-        spec.device_map or None,
-        spec.revision or None,
-        spec.trust_remote_code,
-    )
+    model = given or load_spec(spec, study)
     known = store.model(number) or {}
     begun = "fingerprint" in known
     if begun:
@@ -86,6 +80,30 @@ def open_reader(store: Store, number: int, given: Model | None = None) -> Reader
         for lens, (found, _) in zip(study.lenses, settled, strict=True)
     )
     return Reader(store, number, model, tuple(lenses))
+
+
+def load_spec(spec: ModelSpec, study: Study) -> Model:
+    """The model of a table of the study."""
+    return load_model(
+        study.locate_model(spec.source),
+        None,
+        spec.dtype,
+        spec.device or None,
+        spec.device_map or None,
+        spec.revision or None,
+        spec.trust_remote_code,
+    )
+
+
+def describe_kin(model: Model) -> dict[str, Any]:
+    """What tells whether one model was made of another: layers, fingerprint, dtype and, where an adapter is at work, the
+    fingerprint of its `base`."""
+    return {
+        "layers": model.layers,
+        "fingerprint": model.fingerprint,
+        **_describe_base(model),
+        "dtype": name_dtype(model),
+    }
 
 
 def make_lens(spec: LensSpec, folder: str = "") -> Lens:
@@ -182,15 +200,24 @@ def _describe_model(store: Store, number: int, model: Model) -> dict[str, Any]:
         "name": spec.name,
         "source": spec.source,
         "architecture": type(model.network).__name__,
-        "layers": model.layers,
         "parameters": sum(part.numel() for part in model.network.parameters()),
-        "fingerprint": model.fingerprint,
-        "dtype": name_dtype(model),
+        **describe_kin(model),
         "device": str(model.splice.device),
         "certificate": model.certificate.describe(),
         "lenses": {},
         "files": stamp_sources(store.study, number),
     }
+
+
+def _describe_base(model: Model) -> dict[str, str]:
+    """Where an adapter is at work, the fingerprint of the base that it was put on; nothing where it cannot be taken off."""
+    if not name_adapters(model.network):
+        return {}
+    try:
+        with model.splice.lock, set_aside(model.network, model.name):
+            return {"base": fingerprint_model(model.network)}
+    except ModelError:
+        return {}
 
 
 def _calibrate(store: Store, model: Model) -> list[Encoded]:

@@ -68,7 +68,7 @@ class Run:
     ) -> Trajectory:
         """What one model read through one lens, of one task, some, or all. Raises InputError where the run has several models
         or lenses and none is named, or not the one that is."""
-        model, lens = self._choose_pair(model, lens)
+        model, lens = self.choose_pair(model, lens)
         names = [spec.name for spec in self.store.study.tasks]
         wanted = [_choose("task", one, names) for one in ([task] if isinstance(task, str) else task or names)]
         parts = [part for one in wanted for part in self.parts(one, model, lens)]
@@ -78,7 +78,7 @@ class Run:
 
     def parts(self, task: str, model: str | None = None, lens: str | None = None) -> Iterator[tuple[Shard, pa.Table]]:
         """The tokens of a task, shard by shard, for what does not fit into memory at once."""
-        model, lens = self._choose_pair(model, lens)
+        model, lens = self.choose_pair(model, lens)
         mine = [shard for shard in self.store.shards if cell_names(self.store, shard.cell) == (model, lens, task)]
         for shard in mine:
             if (entry := self.store.entry(shard)) and entry["files"]:
@@ -111,10 +111,10 @@ class Run:
             import polars
         except ImportError:
             raise InputError("this needs polars; install it with: pip install 'hyperlens[query]'") from None
-        model, lens = self._choose_pair(model, lens)
+        model, lens = self.choose_pair(model, lens)
         return polars.scan_parquet(self._files(part, model, lens), glob=False)
 
-    def _choose_pair(self, model: str | None, lens: str | None) -> tuple[str, str]:
+    def choose_pair(self, model: str | None, lens: str | None) -> tuple[str, str]:
         """The model and the lens that are meant. Raises InputError, with the reason where they were left out."""
         refused, lenses = list_refused(self.store), [one.name for one in self.store.study.lenses]
         if model in refused:

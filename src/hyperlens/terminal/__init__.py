@@ -2,6 +2,8 @@
 
 from hyperlens.terminal.anomalies import show_anomalies
 from hyperlens.terminal.cells import draw_line, make_safe
+from hyperlens.terminal.comparing import show_comparison
+from hyperlens.terminal.finetuning import show_fine_tuned, show_fine_tuning
 from hyperlens.terminal.lenses import show_evaluation
 from hyperlens.terminal.reading import show_certificate, show_neighbours, show_trajectory
 from hyperlens.terminal.studies import show_plan, show_study
@@ -12,7 +14,10 @@ __all__ = [
     "make_safe",
     "show_anomalies",
     "show_certificate",
+    "show_comparison",
     "show_evaluation",
+    "show_fine_tuned",
+    "show_fine_tuning",
     "show_lens_training",
     "show_neighbours",
     "show_plan",

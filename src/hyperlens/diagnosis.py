@@ -1,0 +1,349 @@
+"""What a change of model did to it: the names of patterns, quadrants and outcomes of samples, and what weakens a verdict.
+
+Two models read the same samples, mostly a base and its fine-tuned self; what is drawn again are pairs. Blind confidence is
+the paper's finding, its condition and all weaker patterns are ours (there is no public threshold).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperlens.contrast import contrast_matched, estimate_mean, estimate_means
+from hyperlens.resampling import WIDTH, Interval
+
+MEASURES = ("accuracy", "confidence", "effort", "struggle", "commit", "read")
+"""What is measured of each sample: right or not, c_L, Ω, struggle length and commit state in layers, answer tokens."""
+UP, DOWN, STILL = "up", "down", "not shown"
+SMALLEST_CHANGE = 1e-5
+"""A mean change below this is rounding, as between batches of other sizes, however narrow its interval."""
+FEW_PAIRS = 100
+"""With so many samples, of which a fifth turned from right to wrong or back, accuracy has to fall by 0.09 to be shown; with
+fewer, that a pattern was not shown says little."""
+TURNING = 0.2
+LITTLE = 0.05
+"""A final confidence that changed by less than this changed little."""
+FEW_ALIKE = 30
+MANY = 0.05
+"""Share of samples from which something about them is said."""
+QUADRANTS = (
+    "confidence up, effort down",
+    "confidence up, effort up",
+    "confidence down, effort down",
+    "confidence down, effort up",
+    "tied",
+    "undefined",
+)
+"""Where a sample can be: `tied` if either did not change at all, `undefined` if either is not known."""
+OUTCOMES = ("stayed right", "broke", "mended", "stayed wrong", "unknown")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What the changes of confidence, effort and accuracy are called together: for which directions of each the name holds.
+
+    `tone` is "alarm" where accuracy fell, "warning" where that is to be feared, "gain" where it rose, else "plain".
+    """
+
+    name: str
+    tone: str
+    confidence: tuple[str, ...]
+    effort: tuple[str, ...]
+    accuracy: tuple[str, ...]
+    sentence: str
+
+    @property
+    def condition(self) -> str:
+        """Exactly when it is found, in words."""
+        sides = {"confidence": self.confidence, "effort": self.effort, "accuracy": self.accuracy}
+        return ", ".join(f"{name} {_CONDITIONS[frozenset(allowed)]}" for name, allowed in sides.items())
+
+
+_NOT_UP, _NOT_DOWN, _ANY = (STILL, DOWN), (STILL, UP), (UP, STILL, DOWN)
+_CONDITIONS = {
+    frozenset([UP]): "up",
+    frozenset([DOWN]): "down",
+    frozenset([STILL]): "not shown to change",
+    frozenset(_NOT_UP): "not shown to rise",
+    frozenset(_NOT_DOWN): "not shown to fall",
+    frozenset(_ANY): "whatever it does",
+}
+
+PATTERNS = (
+    Pattern(
+        "blind confidence",
+        "alarm",
+        (UP,),
+        (DOWN,),
+        (DOWN,),
+        "The model is surer with less effort, and right less often.",
+    ),
+    Pattern(
+        "overconfidence",
+        "alarm",
+        (UP,),
+        _NOT_DOWN,
+        (DOWN,),
+        "The model is surer and right less often; that it makes less effort is not shown.",
+    ),
+    Pattern(
+        "lost effort and accuracy",
+        "alarm",
+        _NOT_UP,
+        (DOWN,),
+        (DOWN,),
+        "The model makes less effort and is right less often; that it is surer is not shown.",
+    ),
+    Pattern(
+        "lost accuracy",
+        "alarm",
+        _NOT_UP,
+        _NOT_DOWN,
+        (DOWN,),
+        "The model is right less often; that it is surer, or makes less effort, is not shown.",
+    ),
+    Pattern(
+        "suspected blind confidence",
+        "warning",
+        (UP,),
+        (DOWN,),
+        (STILL,),
+        "The model is surer with less effort; neither is it shown to be right less often, nor more often.",
+    ),
+    Pattern(
+        "gained confidence",
+        "plain",
+        (UP,),
+        _NOT_DOWN,
+        (STILL,),
+        "The model is surer; that it makes less effort, or is right more or less often, is not shown.",
+    ),
+    Pattern(
+        "lost effort",
+        "warning",
+        _NOT_UP,
+        (DOWN,),
+        (STILL,),
+        "The model makes less effort; that it is surer, or right more or less often, is not shown.",
+    ),
+    Pattern(
+        "gained effort",
+        "plain",
+        _NOT_UP,
+        (UP,),
+        (STILL,),
+        "The model makes more effort; that it is surer, or right more or less often, is not shown.",
+    ),
+    Pattern(
+        "lost confidence",
+        "plain",
+        (DOWN,),
+        (STILL,),
+        (STILL,),
+        "The model is less sure; that its effort or its accuracy changed is not shown.",
+    ),
+    Pattern(
+        "no change shown",
+        "plain",
+        (STILL,),
+        (STILL,),
+        (STILL,),
+        "No change of confidence, effort or accuracy is shown.",
+    ),
+    Pattern(
+        "learning",
+        "gain",
+        (UP,),
+        (DOWN,),
+        (UP,),
+        "The model is surer with less effort, and right more often: it has learned.",
+    ),
+    Pattern(
+        "gained accuracy and confidence",
+        "gain",
+        (UP,),
+        _NOT_DOWN,
+        (UP,),
+        "The model is surer and right more often, and is not shown to make less effort.",
+    ),
+    Pattern(
+        "gained accuracy",
+        "gain",
+        _NOT_UP,
+        _ANY,
+        (UP,),
+        "The model is right more often, and is not shown to be surer.",
+    ),
+)
+"""All patterns; of each combination of directions exactly one holds."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Means of one measure over the pairs that have it on both sides, and of the `difference` after − before."""
+
+    before: Interval
+    after: Interval
+    difference: Interval
+
+    @property
+    def direction(self) -> str:
+        """up or down where the interval of the difference excludes 0, else not shown."""
+        return find_direction(self.difference)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A pattern, in a sentence with its numbers, and what weakens it.
+
+    Ω is a share of the final confidence, so that ΔΩ is given too among the samples whose confidence changed by less than 0.05
+    (`alike`), and at `matched` confidence: samples of both sides in strata of like confidence, no longer in pairs.
+    """
+
+    pattern: Pattern
+    sentence: str
+    weakened: tuple[str, ...]
+    alike: Interval
+    matched: Interval
+
+
+Columns = Mapping[str, np.ndarray]
+"""The measures of one side: float `[sample]` each, NaN where unknown; accuracy is 0 or 1."""
+
+
+def find_direction(difference: Interval) -> str:
+    """up or down where a difference's interval excludes 0 and it is no mere rounding, else not shown."""
+    if abs(difference.value) >= SMALLEST_CHANGE and difference.low > 0:
+        return UP
+    return DOWN if abs(difference.value) >= SMALLEST_CHANGE and difference.high < 0 else STILL
+
+
+def find_pattern(confidence: str, effort: str, accuracy: str) -> Pattern:
+    """The one pattern that holds for three directions of `find_direction`."""
+    (found,) = (
+        pattern
+        for pattern in PATTERNS
+        if confidence in pattern.confidence and effort in pattern.effort and accuracy in pattern.accuracy
+    )
+    return found
+
+
+def name_pattern(changes: Mapping[str, Change]) -> Pattern:
+    """The pattern of the changes of confidence, effort and accuracy."""
+    return find_pattern(*(changes[name].direction for name in ("confidence", "effort", "accuracy")))
+
+
+def estimate_changes(before: Columns, after: Columns, seed: int = 0) -> dict[str, Change]:
+    """How each measure changed in pairs: means before, after, and of the differences, whose interval is that of the paired
+    bootstrap. A pair counts for a measure where both sides have it."""
+    names = list(before)
+    first, second = (np.stack([side[name] for name in names], axis=1) for side in (before, after))
+    unknown = np.isnan(first) | np.isnan(second)
+    first, second = (np.where(unknown, np.nan, side) for side in (first, second))
+    found = estimate_means(np.concatenate([first, second, second - first], axis=1), seed)
+    thirds = (found[place : place + len(names)] for place in range(0, len(found), len(names)))
+    return {name: Change(*each) for name, *each in zip(names, *thirds, strict=True)}
+
+
+def find_quadrants(confidence_change: np.ndarray, effort_change: np.ndarray) -> np.ndarray:
+    """The place of each sample's quadrant in `QUADRANTS`: int `[sample]`."""
+    place = np.where(confidence_change > 0, 0, 2) + (effort_change > 0)
+    place[(confidence_change == 0) | (effort_change == 0)] = QUADRANTS.index("tied")
+    place[np.isnan(confidence_change) | np.isnan(effort_change)] = QUADRANTS.index("undefined")
+    return place
+
+
+def find_outcomes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The place in `OUTCOMES` of what became of each sample, from 1 (right), 0 (wrong) or NaN on both sides: int `[sample]`."""
+    place = np.where(before == 1, 0, 2) + (after != 1)
+    place[np.isnan(before) | np.isnan(after)] = OUTCOMES.index("unknown")
+    return place
+
+
+def diagnose(before: Columns, after: Columns, changes: Mapping[str, Change], seed: int = 0) -> Diagnosis:
+    """The verdict on the pairs of which `changes` are those of `estimate_changes`."""
+    little = np.abs(after["confidence"] - before["confidence"]) < LITTLE
+    alike = estimate_mean((after["effort"] - before["effort"])[little], seed)
+    matched = contrast_matched(before["effort"], after["effort"], before["confidence"], after["confidence"], seed=seed)
+    pattern = name_pattern(changes)
+    weakened = tuple(list_weaknesses(before, after, changes, alike, matched))
+    return Diagnosis(pattern, f"{pattern.sentence} {_say_changes(changes)}", weakened, alike, matched)
+
+
+def list_weaknesses(
+    before: Columns, after: Columns, changes: Mapping[str, Change], alike: Interval, matched: Interval
+) -> Iterator[str]:
+    """One sentence for each thing that weakens a verdict on these pairs."""
+    count = len(before["confidence"])
+    yield from _find_few(count, changes["accuracy"].difference)
+    yield from _find_lengths(before["read"], after["read"], changes["read"])
+    yield from _find_shares(changes, alike, matched)
+    undefined = int((np.isnan(before["effort"]) | np.isnan(after["effort"])).sum())
+    if undefined > MANY * count:
+        yield f"Of {undefined} of {count} samples the effort is undefined on a side; they are left out of ΔΩ."
+
+
+def _find_few(count: int, accuracy: Interval) -> Iterator[str]:
+    """Too few samples to show a fall of accuracy, or too few graded."""
+    if not accuracy.n:
+        yield "Of no sample it is known whether the answer is right, so that no change of accuracy can be shown."
+    elif accuracy.n < (1 - MANY) * count:
+        yield f"Of {count - accuracy.n} of {count} samples it is not known on both sides whether the answer is right."
+    if 0 < accuracy.n < FEW_PAIRS:
+        usual = WIDTH * math.sqrt(TURNING / accuracy.n)
+        yield (
+            f"There are only {accuracy.n} samples: where a fifth of them turn from right to wrong or back, a change of "
+            f"accuracy by less than {min(1.0, usual):.2f} is not shown."
+        )
+
+
+def _find_lengths(before: np.ndarray, after: np.ndarray, change: Change) -> Iterator[str]:
+    """Answers of other lengths, over whose tokens effort and confidence are means."""
+    changed, count = int((before != after).sum()), len(before)
+    if changed > MANY * count:
+        yield (
+            f"In {changed} of {count} samples the number of answer tokens changed, on average from "
+            f"{change.before.value:.1f} to {change.after.value:.1f}: confidence and effort are means over other tokens."
+        )
+
+
+def _find_shares(changes: Mapping[str, Change], alike: Interval, matched: Interval) -> Iterator[str]:
+    """ΔΩ that is not the same once confidence is."""
+    confidence, effort = changes["confidence"], changes["effort"]
+    if confidence.direction == STILL:
+        return
+    about = f"Ω is a share of the final confidence, which changed by {_say_signed(confidence.difference.value)}"
+    if find_direction(alike) != effort.direction:
+        few = ", too few to tell" if alike.n < FEW_ALIKE else ""
+        yield (
+            f"{about}; among the {alike.n} samples in which it changed by less than {LITTLE}{few}, ΔΩ is "
+            f"{say_interval(alike)}, not {_say_signed(effort.difference.value)}."
+        )
+    if not matched.low <= effort.difference.value <= matched.high:
+        yield (
+            f"{about}; among samples of like confidence before and after, not in pairs, ΔΩ is {say_interval(matched)}, not "
+            f"{_say_signed(effort.difference.value)}."
+        )
+
+
+def say_interval(interval: Interval) -> str:
+    """A difference and its interval, with their signs; said so where there is none."""
+    if math.isnan(interval.value):
+        return "unknown"
+    if math.isnan(interval.low):
+        return _say_signed(interval.value)
+    return f"{_say_signed(interval.value)} [{_say_signed(interval.low)}, {_say_signed(interval.high)}]"
+
+
+def _say_changes(changes: Mapping[str, Change]) -> str:
+    named = (("Confidence", "confidence"), ("effort", "effort"), ("accuracy", "accuracy"))
+    return ", ".join(f"{said} {say_interval(changes[name].difference)}" for said, name in named) + "."
+
+
+def _say_signed(value: float) -> str:
+    """A number with its sign and three digits; 0 has none."""
+    said = f"{value:+.3f}"
+    return "0.000" if float(said) == 0 else said.replace("-", "−")

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from hyperlens.contrast import estimate_mean
+from hyperlens.diagnosis import (
+    DOWN,
+    FEW_PAIRS,
+    MEASURES,
+    OUTCOMES,
+    PATTERNS,
+    QUADRANTS,
+    STILL,
+    UP,
+    diagnose,
+    estimate_changes,
+    find_direction,
+    find_outcomes,
+    find_pattern,
+    find_quadrants,
+    name_pattern,
+)
+from hyperlens.resampling import Interval
+
+
+def draw_side(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    side = {name: rng.uniform(0.3, 0.6, count) for name in MEASURES}
+    return side | {"accuracy": (rng.random(count) < 0.7).astype(float), "read": np.full(count, 2.0)}
+
+
+def change_side(side: dict[str, np.ndarray], seed: int = 1, **by: float) -> dict[str, np.ndarray]:
+    """The side with each named measure changed by so much on average, accuracy by answers that turn."""
+    rng, changed = np.random.default_rng(seed), dict(side)
+    for name, amount in by.items():
+        if name == "accuracy":
+            turned = rng.random(len(side[name])) < abs(amount)
+            changed[name] = np.where(turned, float(amount > 0), side[name])
+        else:
+            changed[name] = side[name] + amount + rng.normal(0, 0.01, len(side[name]))
+    return changed
+
+
+def diagnose_pair(before, after):
+    return diagnose(before, after, estimate_changes(before, after))
+
+
+# names
+
+
+@pytest.mark.parametrize(("confidence", "effort", "accuracy"), list(product((UP, STILL, DOWN), repeat=3)))
+def test_every_combination_of_directions_has_exactly_one_name(confidence, effort, accuracy):
+    holding = [one for one in PATTERNS if confidence in one.confidence and effort in one.effort and accuracy in one.accuracy]
+    assert len(holding) == 1 and find_pattern(confidence, effort, accuracy) is holding[0]
+    assert (holding[0].tone == "alarm") == (accuracy == DOWN) and (holding[0].tone == "gain") == (accuracy == UP)
+
+
+def test_no_two_patterns_share_a_name_or_a_condition():
+    assert len({one.name for one in PATTERNS}) == len({one.condition for one in PATTERNS}) == len(PATTERNS)
+
+
+def test_blind_confidence_is_surer_with_less_effort_and_worse_and_nothing_else():
+    assert find_pattern(UP, DOWN, DOWN).name == "blind confidence"
+    (found,) = (one for one in PATTERNS if one.name == "blind confidence")
+    assert found.condition == "confidence up, effort down, accuracy down"
+    assert find_pattern(UP, DOWN, STILL).name == "suspected blind confidence"
+    assert find_pattern(UP, STILL, DOWN).name == "overconfidence"
+    assert find_pattern(STILL, STILL, STILL).name == "no change shown"
+
+
+@pytest.mark.parametrize(
+    ("interval", "direction"),
+    [
+        ((0.1, 0.05, 0.2), UP),
+        ((-0.1, -0.2, -0.05), DOWN),
+        ((0.1, -0.05, 0.2), STILL),
+        ((0.0, 0.0, 0.0), STILL),
+        ((1e-7, 5e-8, 2e-7), STILL),
+        ((np.nan, np.nan, np.nan), STILL),
+        ((0.1, np.nan, np.nan), STILL),
+    ],
+)
+def test_a_change_is_shown_where_its_interval_excludes_0_and_it_is_no_rounding(interval, direction):
+    assert find_direction(Interval(*interval, n=5)) == direction
+
+
+# samples
+
+
+def test_each_sample_is_in_one_quadrant():
+    confidence, effort = map(np.array, zip(*product((0.1, -0.1, 0.0, np.nan), repeat=2), strict=True))
+    found = [QUADRANTS[place] for place in find_quadrants(confidence, effort)]
+    up_up, up_down, down_down = (found[place] for place in (0, 1, 5))
+    assert (up_up, up_down, down_down) == (
+        "confidence up, effort up",
+        "confidence up, effort down",
+        "confidence down, effort down",
+    )
+    assert found[4] == "confidence down, effort up"
+    assert [name == "undefined" for name in found] == (np.isnan(confidence) | np.isnan(effort)).tolist()
+    assert found.count("tied") == 5
+
+
+def test_each_sample_has_one_outcome():
+    before, after = map(np.array, zip(*product((1.0, 0.0, np.nan), repeat=2), strict=True))
+    named = [OUTCOMES[place] for place in find_outcomes(before, after)]
+    assert named == ["stayed right", "broke", "unknown", "mended", "stayed wrong", *["unknown"] * 4]
+
+
+# changes
+
+
+def test_a_change_is_the_mean_of_the_differences_of_pairs_that_have_both():
+    before = draw_side(60)
+    after = change_side(before, effort=-0.05)
+    before["effort"][:5], after["effort"][3:9] = np.nan, np.nan
+    change = estimate_changes(before, after)["effort"]
+    assert change.difference == estimate_mean(after["effort"] - before["effort"]) and change.difference.n == 51
+    assert change.after.value - change.before.value == pytest.approx(change.difference.value)
+    assert change.before == estimate_mean(before["effort"][9:])
+
+
+@pytest.mark.parametrize("count", [60, 1500])
+def test_swapped_sides_negate_every_change(count):
+    before = draw_side(count)
+    after = change_side(before, confidence=0.05, effort=-0.05, accuracy=-0.2)
+    there, back = estimate_changes(before, after), estimate_changes(after, before)
+    for name in MEASURES:
+        there_, back_ = there[name].difference, back[name].difference
+        assert (back_.value, back_.low, back_.high) == pytest.approx((-there_.value, -there_.high, -there_.low), abs=1e-12)
+
+
+def test_pairs_show_what_two_groups_would_not():
+    before = draw_side(60)
+    assert name_pattern(estimate_changes(before, change_side(before, effort=-0.01))).name == "lost effort"
+
+
+# verdicts
+
+
+def test_planted_blind_confidence_is_found():
+    before = draw_side(400)
+    found = diagnose_pair(before, change_side(before, confidence=0.04, effort=-0.05, accuracy=-0.2))
+    assert (found.pattern.name, found.weakened) == ("blind confidence", ())
+    assert found.sentence.startswith("The model is surer with less effort, and right less often. Confidence +0.0")
+
+
+def test_a_model_compared_with_itself_shows_no_change():
+    before = draw_side(400)
+    found = diagnose_pair(before, before)
+    assert found.pattern.name == "no change shown" and found.weakened == ()
+    assert found.sentence.endswith("accuracy 0.000 [0.000, 0.000].")
+
+
+def test_few_samples_weaken_a_verdict_and_enough_do_not():
+    for count in (FEW_PAIRS - 1, FEW_PAIRS):
+        side = draw_side(count)
+        assert any("only 99 samples" in one for one in diagnose_pair(side, side).weakened) == (count < FEW_PAIRS)
+
+
+def test_answers_that_nobody_graded_weaken_a_verdict():
+    before = draw_side(200)
+    half, none = (before | {"accuracy": np.where(np.arange(200) < kept, before["accuracy"], np.nan)} for kept in (100, 0))
+    assert "Of 100 of 200 samples" in diagnose_pair(half, before).weakened[0]
+    assert "Of no sample" in diagnose_pair(none, before).weakened[0]
+
+
+def test_answers_of_another_length_weaken_a_verdict():
+    before = draw_side(200)
+    (said,) = diagnose_pair(before, before | {"read": np.where(np.arange(200) < 50, 6.0, 2.0)}).weakened
+    assert "In 50 of 200 samples" in said and "from 2.0 to 3.0" in said
+
+
+def test_effort_that_is_undefined_in_many_samples_weakens_a_verdict():
+    before = draw_side(200)
+    (said,) = diagnose_pair(before, before | {"effort": np.where(np.arange(200) < 30, np.nan, before["effort"])}).weakened
+    assert said.startswith("Of 30 of 200 samples the effort is undefined")
+
+
+def test_effort_that_fell_only_where_confidence_rose_is_said():
+    before = draw_side(400)
+    risen = np.arange(400) < 200
+    after = before | {name: before[name] + np.where(risen, by, 0.0) for name, by in (("confidence", 0.2), ("effort", -0.1))}
+    found = diagnose_pair(before, after)
+    assert found.pattern.name == "suspected blind confidence" and (found.alike.value, found.alike.n) == (0.0, 200)
+    assert any("among the 200 samples in which it changed by less than 0.05, ΔΩ is 0.000" in one for one in found.weakened)
+
+
+def test_effort_that_is_only_the_share_of_a_larger_confidence_is_said():
+    rng = np.random.default_rng(0)
+    before = draw_side(800) | {"confidence": rng.uniform(0.2, 0.8, 800)}
+    before["effort"] = 1 - before["confidence"] + rng.normal(0, 0.01, 800)
+    after = before | {"confidence": before["confidence"] + 0.1, "effort": before["effort"] - 0.1}
+    found = diagnose_pair(before, after)
+    assert abs(found.matched.value) < 0.05 and any(
+        "samples of like confidence before and after" in one for one in found.weakened
+    )
