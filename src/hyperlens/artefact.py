@@ -47,11 +47,8 @@ def write_artefact(
     Raises ArtefactError where the folder holds something that is not ours, or results of another kind, or cannot be written;
     nothing is lost then.
     """
-    place = check_place(folder, manifest.get("kind"))
-    partial = place.with_name(f".{place.name}.{os.getpid()}{PARTIAL}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+
+    def write(partial: Path) -> None:
         head = {"written_by": "hyperlens", "format": FORMAT, **manifest}
         for name, document in {"manifest": head, **(documents or {})}.items():
             _write_synced(partial / f"{name}.json", to_json(document, indent=1))
@@ -60,6 +57,18 @@ def write_artefact(
         for name, content in (files or {}).items():
             _write_synced(partial / name, content)
         _write_synced(partial / MARKER, "")
+
+    return place_folder(check_place(folder, manifest.get("kind")), write)
+
+
+def place_folder(place: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder beside `place`, and move it there whole; gives the path. Raises ArtefactError, what was there
+    intact."""
+    partial = place.with_name(f".{place.name}.{os.getpid()}{PARTIAL}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
         _move_into_place(partial, place)
     except OSError as error:
         raise ArtefactError(f"{place} cannot be written ({error.strerror}); choose another folder with --out") from None

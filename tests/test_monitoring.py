@@ -1,0 +1,409 @@
+"""The warning light: what it measures, that it leaves no trace on the training, its cap, its rules, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import LAYERS, build_family, build_tokenizer, random_ids
+from hypothesis import given
+from hypothesis import strategies as some
+from loading import deprecated
+from sentences import is_one_sentence
+from traced import words
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import hyperlens as hl
+from hyperlens.errors import ArtefactError, HyperLensError, HyperLensWarning, InputError, ModelError
+from hyperlens.monitoring import callback as room
+from hyperlens.monitoring import keeping
+from hyperlens.monitoring import probe as probing
+from hyperlens.monitoring.spending import Spending
+
+PROBE = [
+    hl.Sample(words(random_ids(1, 5, seed)[0].tolist()), f" w{20 + seed}", task="even" if seed % 2 else "odd")
+    for seed in range(8)
+]
+ROWS = [{"input_ids": row, "labels": row} for row in random_ids(32, 12, 50).tolist()]
+QUIET: dict[str, Any] = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "logging_steps": 2}
+
+
+def make_trainer(folder: Path, light: hl.EffortCallback | None, steps: int = 4, **changes: Any) -> Trainer:
+    """A trainer of a small Llama with dropout, watched by the light."""
+    settings = {**QUIET, "max_steps": steps, "per_device_train_batch_size": 4, "learning_rate": 1e-2, **changes}
+    extra = {name: settings.pop(name) for name in ("callbacks", "processing_class") if name in settings}
+    network: Any = build_family("llama", attention_dropout=0.3)
+    rows: Any = ROWS
+    trainer = Trainer(
+        network,
+        TrainingArguments(str(folder), **settings),
+        train_dataset=rows,
+        **{"processing_class": build_tokenizer(), **extra},
+    )
+    if light is not None:
+        light.watch(trainer)
+    torch.manual_seed(0)
+    return trainer
+
+
+def make_light(**changes: Any) -> hl.EffortCallback:
+    return hl.EffortCallback(**{"probe": PROBE, "every": 2, "most_share": 1.0, **changes})
+
+
+def weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def own_rows(trainer: Any) -> list[dict[str, Any]]:
+    """What the trainer itself logged, without what depends on the clock."""
+    rows = [row for row in trainer.state.log_history if not any("effort" in name for name in row)]
+    return [{name: value for name, value in row.items() if "runtime" not in name and "per_second" not in name} for row in rows]
+
+
+def measured_rows(trainer: Any) -> list[dict[str, Any]]:
+    return [row for row in trainer.state.log_history if any("effort" in name for name in row)]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def draw_randomly(reading: Any) -> float:
+    """A rule by which the last is best, and that uses up randomness, as a tracker may too."""
+    random.random(), np.random.rand(), torch.rand(())
+    return float(reading.step)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base file for the probe set beside which any model is blindly confident: always right, never sure, all effort."""
+    folder = tmp_path_factory.mktemp("blind")
+    make_trainer(folder, make_light(), steps=1).train()
+    document = json.loads((folder / keeping.BASE).read_text())
+    document["values"] |= {"accuracy": [1.0] * 8, "confidence": [0.0] * 8, "effort": [1.0] * 8}
+    return _write(folder / "blind.json", json.dumps(document))
+
+
+@deprecated
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bf16": True}, {"gradient_accumulation_steps": 2, "gradient_checkpointing": True}],
+    ids=["plain", "autocast", "checkpointing"],
+)
+def test_the_light_changes_no_bit_of_a_training_and_measures_what_a_trace_reads_of_the_saved_model(
+    tmp_path: Path, changes: Any
+) -> None:
+    alone = make_trainer(tmp_path / "alone", None, **changes)
+    alone.train()
+    watched = make_trainer(tmp_path / "watched", light := make_light(every=1, keep=draw_randomly), **changes)
+    watched.train()
+    assert equal(weights(alone), weights(watched))
+    assert own_rows(alone) == own_rows(watched) and len(own_rows(alone)) == 3
+    assert [reading.step for reading in light.readings] == [0, 1, 2, 3, 4]
+    assert [row["blind_confidence"] for row in measured_rows(watched)] == [0.0] * 5
+    check_reading(light.readings[-1], hl.load_model(tmp_path / "watched" / "best"))
+    change = light.readings[-1].changes["effort"].difference
+    assert change.value == pytest.approx(light.readings[-1].effort - light.readings[0].effort)
+    assert change.low < change.value < change.high
+
+
+def check_reading(reading: Any, saved: hl.Model) -> None:
+    """That a reading is what a trace of the saved model gives."""
+    found = hl.trace(saved, PROBE, hl.HyperLens((2,)), reference="output")
+    assert reading.confidence == pytest.approx(float(found.data["probability"].values[:, 0, -1].mean()), rel=1e-5)
+    assert reading.effort == pytest.approx(float(hl.measure_effort(found)["effort"].mean()), rel=1e-5)
+    assert reading.accuracy == float(found.samples["correct"].mean())
+    assert reading.samples == 8 and {name: part.samples for name, part in reading.tasks.items()} == {"odd": 4, "even": 4}
+    assert np.mean([part.effort for part in reading.tasks.values()]) == pytest.approx(reading.effort)
+
+
+@pytest.mark.slow
+@deprecated
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # what TRL imports calls it
+def test_a_training_of_an_adapter_with_trl_is_the_same_with_the_light(tmp_path: Path) -> None:
+    from datasets import Dataset, disable_progress_bars
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()
+    rows = Dataset.from_list(
+        [{"prompt": words(row[:8]), "completion": f" {words(row[8:])}"} for row in random_ids(32, 12).tolist()]
+    )
+
+    def train(name: str, light: hl.EffortCallback | None) -> Any:
+        adapter = LoraConfig(r=4, lora_dropout=0.3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        torch.manual_seed(0)
+        settings = SFTConfig(str(tmp_path / name), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-1, **QUIET)
+        network: Any = build_family("llama")
+        trainer = SFTTrainer(network, settings, train_dataset=rows, processing_class=build_tokenizer(), peft_config=adapter)
+        if light is not None:
+            light.watch(trainer)
+        trainer.train()
+        return trainer
+
+    alone, watched = train("alone", None), train("watched", light := make_light(keep=lambda reading: float(reading.step)))
+    assert equal(weights(alone), weights(watched)) and own_rows(alone) == own_rows(watched)
+    assert "mean_token_accuracy" in own_rows(alone)[0], "the means that TRL keeps, and gives to the next row that is logged"
+    best = tmp_path / "watched" / "best"
+    assert (best / "adapter_model.safetensors").exists() and not (best / "model.safetensors").exists()
+    assert light.readings[-1].confidence != light.readings[0].confidence
+
+
+def test_a_measurement_leaves_the_network_as_it_was() -> None:
+    network: Any = build_family("llama", attention_dropout=0.3).train()
+    network.lm_head.eval()
+    network.model.embed_tokens.weight.requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    before = [module.training for module in network.modules()]
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    with probing.kept_randomness():
+        probing.measure_probe(probing.prepare_probe(network, build_tokenizer(), PROBE, 2))
+        draw_randomly(SimpleNamespace(step=1))
+    assert [module.training for module in network.modules()] == before
+    assert [p.requires_grad for p in network.parameters()].count(False) == 1
+    assert all((p.grad == 1).all() for p in network.parameters() if p.requires_grad)
+    assert "forward" not in network.__dict__ and torch.is_grad_enabled()
+    assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+@pytest.mark.slow
+def test_a_resumed_training_keeps_its_base_and_its_best(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    whole = make_trainer(tmp_path / "whole", first := make_light(keep="effort"), **saving)
+    whole.train()
+    part = make_trainer(tmp_path / "part", make_light(keep="effort"), steps=4, callbacks=[_StopAt(2)], **saving)
+    part.train()
+    again = make_trainer(tmp_path / "part", second := make_light(keep="effort"), **saving)
+    again.train(resume_from_checkpoint=True)
+    assert [reading.step for reading in second.readings] == [2, 4]
+    assert second.readings[-1] == first.readings[-1] and second.readings[0] == first.readings[1]
+    assert measured_rows(again)[-1]["effort/probe/change"] == measured_rows(whole)[-1]["effort/probe/change"] != 0
+    best = [json.loads((tmp_path / name / "best" / "effort.json").read_text()) for name in ("whole", "part")]
+    assert best[0]["step"] == best[1]["step"] and best[0]["score"] == best[1]["score"]
+    (tmp_path / "part" / keeping.BASE).unlink()
+    trainer = make_trainer(tmp_path / "part", make_light(), **saving)
+    refuses(
+        lambda: trainer.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-2")), InputError, "has no effort_base"
+    )
+
+
+class _StopAt(TrainerCallback):
+    """Ends a training as an interruption would, after a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_base_may_be_a_trajectory_of_the_probe_set_or_its_folder(tmp_path: Path) -> None:
+    other = hl.load_model(build_family("llama", seed=1), build_tokenizer())
+    base = hl.trace(other, PROBE, hl.HyperLens((0, 2)), reference="output")
+    base.save(tmp_path / "base")
+    light = make_light(base=tmp_path / "base")
+    make_trainer(tmp_path, light, steps=1).train()
+    identity = json.loads((tmp_path / keeping.BASE).read_text())["probe"]
+    effort = light.readings[0].changes["effort"]
+    assert effort.before.value == pytest.approx(float(hl.measure_effort(base)["effort"].sel(focal_depth=2).mean()))
+    assert effort.before.value == pytest.approx(keeping.find_base(base, identity)["effort"].mean()) != effort.after.value
+    refuses(lambda: keeping.find_base(hl.trace(other, PROBE, hl.HyperLens((2,))), identity), InputError, "its reference differ")
+    refuses(lambda: keeping.find_base(base, identity | {"lens": {"focal depth": 1}}), InputError, "has no focal depth 1")
+
+
+@given(
+    steps=some.lists(some.floats(0.01, 100), min_size=1, max_size=30),
+    takes=some.lists(some.floats(0.01, 10), min_size=30, max_size=30),
+    most=some.floats(0.01, 1.0),
+)
+def test_steady_measurements_never_take_more_than_their_share(steps: list[float], takes: list[float], most: float) -> None:
+    now, spending, left_out = 0.0, Spending(began=0.0, last=max(takes)), 0
+    for step in steps:
+        now += step
+        if spending.allows(now, most):
+            now += max(takes)
+            spending = spending.add(max(takes))
+            assert spending.share(now) <= most * (1 + 1e-9)
+        else:
+            assert (spending.spent + spending.last) / (now + spending.last) > most * (1 - 1e-9)
+            spending, left_out = spending.skip(), left_out + 1
+    assert spending.skipped == left_out
+
+
+def test_a_measurement_that_would_pass_the_cap_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class Hours(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            now[0] += 10.0  # what a step takes
+
+    def slow(probe: Any, measure: Callable[[Any], Any] = probing.measure_probe) -> Any:
+        now[0] += 1.5
+        return measure(probe)
+
+    monkeypatch.setattr(room, "measure_probe", slow)
+    light = make_light(every=1, most_share=0.05)
+    light.clock = lambda: now[0]
+    trainer = make_trainer(tmp_path, light, steps=8, callbacks=[Hours()])
+    trainer.train()
+    rows = measured_rows(trainer)[1:]
+    assert [reading.step for reading in light.readings] == [0, 3, 6], "1.5 of 31.5 s, then 3 of 63 s"
+    assert [row["effort/skipped"] for row in rows] == [1, 2, 2, 3, 4, 4, 5, 6] and "effort/probe" not in rows[0]
+    assert [row["effort/share"] for row in rows] == pytest.approx(
+        [0, 0, 1.5 / 31.5, 1.5 / 41.5, 1.5 / 51.5, 3 / 63, 3 / 73, 3 / 83]
+    )
+    assert rows[2]["effort/seconds"] == 1.5
+
+
+def test_blind_confidence_is_warned_of_once_and_flagged(tmp_path: Path, blind: Path) -> None:
+    trainer = make_trainer(tmp_path, light := make_light(base=blind, every=1), steps=2)
+    with pytest.warns(HyperLensWarning, match="blind confidence after step 0") as caught:
+        trainer.train()
+    assert len(caught) == 1 and [row["blind_confidence"] for row in measured_rows(trainer)] == [1.0] * 3
+    assert light.readings[-1].verdict == "blind confidence" and light.readings[-1].changes["accuracy"].direction == "down"
+
+
+def test_a_training_stops_by_a_rule(tmp_path: Path, blind: Path) -> None:
+    trainer = make_trainer(tmp_path, make_light(base=blind, stop="blind confidence"), steps=6)
+    with pytest.warns(HyperLensWarning, match="blind confidence"):
+        trainer.train()
+    assert trainer.state.global_step == 2 and measured_rows(trainer)[-1]["effort/stopped"] == 1.0
+
+
+def test_the_best_model_is_kept_by_the_rule_and_replaced_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {1: 0.5, 2: 0.7, 3: 0.7, 4: float("nan"), 5: 0.6, 6: 0.9}
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def rule(reading: Any) -> float:
+        seen[reading.step] = weights(trainer)
+        return scores[reading.step]
+
+    def write(self: Any, folder: Any, *args: Any, **kwargs: Any) -> None:
+        (Path(folder) / "model.safetensors").write_text("half")
+        raise KeyboardInterrupt
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                monkeypatch.setattr(type(trainer.model), "save_pretrained", write)
+
+    trainer = make_trainer(tmp_path, make_light(every=1, keep=rule), steps=6, callbacks=[Kill()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    about = json.loads((tmp_path / "best" / "effort.json").read_text())
+    assert (about["step"], about["score"], about["values"]["effort/probe"] > 0) == (2, 0.7, True)
+    assert equal(seen[2], weights(SimpleNamespace(model=hl.load_model(tmp_path / "best").network)))
+    assert not equal(seen[1], seen[2]) and sorted(os.listdir(tmp_path)) == ["best", keeping.BASE]
+
+
+def test_what_fails_in_a_measurement_is_a_warning_and_the_training_goes_on(tmp_path: Path) -> None:
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 2:
+                model.model.norm.weight.data[0] = float("nan")
+
+    trainer = make_trainer(tmp_path / "nan", make_light(), callbacks=[Break()], logging_nan_inf_filter=False)
+    with pytest.warns(HyperLensWarning, match="after step [24] failed: .* gives NaN or infinite") as caught:
+        trainer.train()
+    assert trainer.state.global_step == 4 and [row.get("effort/failed") for row in measured_rows(trainer)] == [None, 1.0, 1.0]
+    assert all(is_one_sentence(str(one.message)) for one in caught)
+    trainer = make_trainer(tmp_path / "rule", make_light(keep=lambda reading: None, stop=lambda reading: reading.step == 2))
+    with pytest.warns(HyperLensWarning, match="the rule to keep by gave None"):
+        trainer.train()
+    assert trainer.state.global_step == 2, "a rule that is a function stops too"
+    assert {"effort/probe", "effort/stopped"} <= measured_rows(trainer)[-1].keys(), "what was measured is logged all the same"
+
+
+def test_trackers_get_the_rows_and_without_a_trainer_only_its_history(tmp_path: Path) -> None:
+    class Tracker(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            rows.append(dict(logs))
+
+    rows: list[dict[str, Any]] = []
+    make_trainer(tmp_path / "known", make_light(), steps=2, callbacks=[Tracker()]).train()
+    assert ["effort/probe" in row for row in rows] == [True, True, False, False]
+    rows.clear()
+    alone = make_trainer(tmp_path / "unknown", None, steps=2, callbacks=[Tracker(), make_light()])
+    with pytest.warns(HyperLensWarning, match=r"call callback\.watch\(trainer\)"):
+        alone.train()
+    assert not any("effort/probe" in row for row in rows) and len(measured_rows(alone)) == 2
+
+
+def test_texts_without_targets_are_read_at_their_ends_and_have_no_accuracy(tmp_path: Path) -> None:
+    light = hl.EffortCallback([sample.prompt for sample in PROBE], every=1, most_share=1.0)
+    trainer = make_trainer(tmp_path, light, steps=1)
+    trainer.train()
+    row = measured_rows(trainer)[-1]
+    assert {"effort/probe", "confidence/probe/change"} <= row.keys()
+    assert not any(name.startswith(("accuracy", "blind")) or "task" in name for name in row) and np.isnan(
+        light.readings[0].accuracy
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words_"),
+    [
+        ({"probe": []}, "probe set is empty"),
+        ({"probe": "one text"}, "a single text"),
+        ({"probe": [*PROBE, "text"]}, "1 of the 9 probe samples have no target"),
+        ({"every": 0}, "every is 0"),
+        ({"focal_depth": -1}, "focal_depth is -1"),
+        ({"most_share": 0.0}, "most_share is 0.0"),
+        ({"most_share": 1.5}, "most_share is 1.5"),
+        ({"stop": "tired"}, '"tired" is not a rule to stop by; choose from blind confidence'),
+        ({"keep": "loss"}, '"loss" is not a rule to keep by; choose from accuracy, confidence, effort'),
+        ({"probe": ["a text"], "stop": "blind confidence"}, "which answers are right"),
+        ({"probe": ["a text"], "keep": "accuracy"}, "which answers are right"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], words_: str) -> None:
+    refuses(lambda: hl.EffortCallback(**{"probe": PROBE, **changes}), InputError, words_)
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(kind: type[HyperLensError], message: str, tokenizer: Any = build_tokenizer, **changes: Any) -> None:
+        trainer = make_trainer(tmp_path, make_light(**changes), processing_class=tokenizer())
+        refuses(trainer.train, kind, message)
+        assert trainer.state.global_step == 0
+
+    begin(InputError, "no tokenizer", tokenizer=lambda: None)
+    begin(InputError, f"focal depth {LAYERS} leaves no state", focal_depth=LAYERS)
+    precious = _write(tmp_path / "best" / "notes.txt", "precious")
+    begin(ArtefactError, "was not written by EffortCallback", keep="effort")
+    assert precious.read_text() == "precious"
+    monkeypatch.setattr(probing, "AcceleratorState", lambda: SimpleNamespace(distributed_type=SimpleNamespace(name="FSDP")))
+    begin(ModelError, "sharded over processes")
+
+
+def test_a_base_of_another_probe_set_or_lens_is_refused(tmp_path: Path, blind: Path) -> None:
+    identity = json.loads(blind.read_text())["probe"]
+    assert keeping.find_base(blind, identity)["accuracy"].tolist() == [1.0] * 8
+    for part, other in (("texts", "0"), ("lens", {"focal depth": 1}), ("layers", 3)):
+        refuses(
+            lambda part=part, other=other: keeping.find_base(blind, identity | {part: other}), InputError, f"its {part} differ"
+        )
+    odd = _write(tmp_path / "odd.json", "{}")
+    refuses(lambda: keeping.find_base(odd, identity), ArtefactError, "holds no base that can be read")
+
+
+def _write(place: Path, text: str) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    return place
+
+
+def refuses(action: Callable[[], Any], kind: type[HyperLensError], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        action()
+    assert is_one_sentence(str(caught.value)), str(caught.value)
