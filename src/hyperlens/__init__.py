@@ -28,9 +28,22 @@ if TYPE_CHECKING:
     from hyperlens.evaluation import Evaluation, evaluate_lenses
     from hyperlens.lenses import HyperLens, Lens, LogitLens, TunedLens, export_lens, load_lens, save_lens
     from hyperlens.models import Model, check_model, disable_adapters, load_model
+    from hyperlens.monitoring import EffortCallback
     from hyperlens.neighbours import measure_neighbours, pool_neighbours
-    from hyperlens.report import write_report
-    from hyperlens.runs import ContrastSpec, LensSpec, ModelSpec, Run, Study, TaskSpec, open_run, read_study, run_study
+    from hyperlens.report import write_comparison, write_report
+    from hyperlens.runs import (
+        Comparison,
+        ContrastSpec,
+        LensSpec,
+        ModelSpec,
+        Run,
+        Study,
+        TaskSpec,
+        compare_runs,
+        open_run,
+        read_study,
+        run_study,
+    )
     from hyperlens.tasks import Sample, read_samples
     from hyperlens.tracing import (
         ExitClassifier,
@@ -41,6 +54,8 @@ if TYPE_CHECKING:
         save_exit_classifier,
         trace,
     )
+    from hyperlens.training.finetuning.recipe import FineTuneRecipe
+    from hyperlens.training.finetuning.tuning import FineTuned, fine_tune
     from hyperlens.training.lens_recipe import LensRecipe
     from hyperlens.training.tuning import tune_lens
     from hyperlens.trajectory import Trajectory, measure_effort, measure_magnification, pool_effort
@@ -49,9 +64,13 @@ _HOMES = {
     "Ablation": "causal",
     "CausalBasis": "causal",
     "Certificate": "certificate",
+    "Comparison": "runs",
     "ContrastSpec": "runs",
+    "EffortCallback": "monitoring",
     "Evaluation": "evaluation",
     "ExitClassifier": "tracing",
+    "FineTuneRecipe": "training.finetuning.recipe",
+    "FineTuned": "training.finetuning.tuning",
     "HyperLens": "lenses",
     "HyperLensError": "errors",
     "HyperLensWarning": "errors",
@@ -72,6 +91,7 @@ _HOMES = {
     "align_responses": "causal",
     "average_alignment": "causal",
     "check_model": "models",
+    "compare_runs": "runs",
     "compare_with_normal": "anomalies",
     "correlate_influences": "causal",
     "differentiate_steps": "tracing",
@@ -81,6 +101,7 @@ _HOMES = {
     "export_lens": "lenses",
     "extract_causal_basis": "causal",
     "find_components": "causal",
+    "fine_tune": "training.finetuning.tuning",
     "fit_detector": "anomalies",
     "fit_exit_classifier": "tracing",
     "gather_features": "anomalies",
@@ -101,6 +122,7 @@ _HOMES = {
     "save_lens": "lenses",
     "trace": "tracing",
     "tune_lens": "training.tuning",
+    "write_comparison": "report",
     "write_report": "report",
 }
 
@@ -108,9 +130,13 @@ __all__ = [
     "Ablation",
     "CausalBasis",
     "Certificate",
+    "Comparison",
     "ContrastSpec",
+    "EffortCallback",
     "Evaluation",
     "ExitClassifier",
+    "FineTuneRecipe",
+    "FineTuned",
     "HyperLens",
     "HyperLensError",
     "HyperLensWarning",
@@ -131,6 +157,7 @@ __all__ = [
     "align_responses",
     "average_alignment",
     "check_model",
+    "compare_runs",
     "compare_with_normal",
     "correlate_influences",
     "differentiate_steps",
@@ -140,6 +167,7 @@ __all__ = [
     "export_lens",
     "extract_causal_basis",
     "find_components",
+    "fine_tune",
     "fit_detector",
     "fit_exit_classifier",
     "gather_features",
@@ -160,6 +188,7 @@ __all__ = [
     "save_lens",
     "trace",
     "tune_lens",
+    "write_comparison",
     "write_report",
 ]
 

@@ -17,13 +17,13 @@ QUANTISED = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "torchao-int8": "tor
 """Ways to quantise at load, and the extra that each needs."""
 
 
-def require_extra(extra: str, what: str) -> Any:
-    """The optional package `extra`. Raises ModelError, which says how to install it, where it is not there."""
+def require_extra(package: str, what: str, extra: str = "") -> Any:
+    """The optional `package`. Raises ModelError, which says with which `extra` of ours to install it, where it is not there."""
     try:
         with quiet():
-            return importlib.import_module(extra)
+            return importlib.import_module(package)
     except ImportError:
-        raise ModelError(f"{what} needs {extra}; install it with: pip install 'hyperlens[{extra}]'") from None
+        raise ModelError(f"{what} needs {package}; install it with: pip install 'hyperlens[{extra or package}]'") from None
 
 
 def choose_precision(dtype: str, name: str, config: Any, gguf: bool = False) -> dict[str, Any]:

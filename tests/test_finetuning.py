@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from commands import make_call
+from loading import needs
+from sentences import is_one_sentence
+
+import hyperlens as hl
+from hyperlens.artefact import hash_file
+from hyperlens.errors import ArtefactError, InputError, ModelError
+from hyperlens.models import Model
+from hyperlens.models.fingerprint import fingerprint_model
+from hyperlens.models.quiet import quiet
+from hyperlens.tasks import Sample
+from hyperlens.training.finetuning.base_values import keep_base_values, measure_base
+from hyperlens.training.finetuning.examples import LEFT_OUT, prepare_examples
+from hyperlens.training.finetuning.files import read_examples
+from hyperlens.training.finetuning.recipe import FineTuneRecipe
+
+pytestmark = [needs("trl"), needs("peft")]
+
+SAMPLES = [Sample(f"w{20 + n} w{30 + n % 7} w{40 - n}", f" w{50 + n % 5} w{60 + n % 3}", task="own") for n in range(12)]
+TINY = FineTuneRecipe(rate=0.02, steps=4, batch=4, save_every=2, log_every=2)
+FULL = replace(TINY, method="full", rate=0.003)
+
+
+def weights(network: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def refused(kind: type[Exception], words: str, call: Any, *given: Any, **options: Any) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call(*given, **options)
+    assert is_one_sentence(str(caught.value)), str(caught.value)
+
+
+def losses(
+    model: Model, recipe: FineTuneRecipe, tmp: Path, samples: list[Sample] = SAMPLES
+) -> tuple[Any, dict[str, torch.Tensor], torch.Tensor]:
+    """A trainer, and the gradient and the loss of its first batch."""
+    from hyperlens.splice import Splice
+    from hyperlens.training.finetuning.trainer import EffortTrainer, make_config
+    from hyperlens.training.finetuning.tuning import _tabulate
+
+    examples = prepare_examples(model, samples[:4], recipe)
+    base = keep_base_values(model, examples, recipe, None) if recipe.effort_weight else None
+    network = copy.deepcopy(model.network).requires_grad_(True)
+    with quiet():
+        trainer = EffortTrainer(
+            network,
+            model,
+            Splice(network),
+            recipe,
+            args=make_config(recipe, str(tmp), False, model.splice.device),
+            train_dataset=_tabulate(examples, base),
+            processing_class=model.tokenizer,
+        )
+        if recipe.gradient_checkpointing:
+            network.activation_checkpointing_enable()
+        network.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss = trainer.compute_loss(network, batch)
+        loss.backward()
+    gradient = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return trainer, gradient, loss.detach()
+
+
+# --- the recipe and the examples
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("effort_weight is -1.0; give a number from 0 up", {"effort_weight": -1.0}),
+        ('"dora" is no method', {"method": "dora"}),
+        ('"hold" is no aim; choose from keep, raise, lower', {"aim": "hold"}),
+        ("batch is True; give a whole number", {"batch": True}),
+        ("steps is 0; give a number from 1 up", {"steps": 0}),
+        ("rate is nan; give a number above 0", {"rate": math.nan}),
+        ("label_smoothing is 1.0; give a share", {"label_smoothing": 1.0}),
+        ("a step of 16 examples has no 3 equal parts", {"accumulation": 3}),
+        ("to keep Ω there is none", {"shift": 0.1}),
+        ("shift is 2.0; give a number from 0 to 1", {"shift": 2.0, "aim": "raise"}),
+    ],
+)
+def test_a_recipe_that_none_could_follow_is_refused(words: str, change: dict[str, Any]) -> None:
+    refused(InputError, words, replace, FineTuneRecipe(), **change)
+
+
+def test_what_is_learned_is_what_a_trace_reads_and_then_the_end(plain: Model) -> None:
+    rows = prepare_examples(plain, SAMPLES, TINY).rows
+    trajectory = hl.trace(plain, SAMPLES, hl.LogitLens(), "answer", "target")
+    traced = trajectory.data["reference_id"].values if "reference_id" in trajectory.data else trajectory.data["token_id"].values
+    assert [row.ids[place] for row in rows for place in row.measured] == list(traced)
+    for row in rows:
+        assert row.labels[: row.first] == [LEFT_OUT] * row.first
+        assert row.labels[row.first :] == list(row.ids[row.first :])
+        assert row.ids[-1] == plain.tokenizer.eos_token_id and len(row.ids) - 1 not in row.measured
+    bare = prepare_examples(plain, SAMPLES, replace(TINY, end=False)).rows
+    assert [row.ids for row in bare] == [row.ids[:-1] for row in rows]
+
+
+def test_a_chat_is_learned_in_its_template_up_to_the_end_of_the_turn(plain: Model) -> None:
+    tokenizer = copy.deepcopy(plain.tokenizer)
+    turns = "{% for turn in messages %}{{ 'w11 ' + turn.content + ' w12 ' }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}w13 {% endif %}"
+    model = replace(plain, tokenizer=tokenizer)
+    row = prepare_examples(model, [Sample("w20", "w21", shots=(("w22", "w23"),), chat=True)], TINY).rows[0]
+    assert tokenizer.decode(row.ids) == "w11 w22 w12 w11 w23 w12 w11 w20 w12 w13 w21 w12"
+    assert tokenizer.decode(row.ids[row.first :]) == "w21 w12"
+
+
+def test_samples_that_cannot_be_learned_are_refused_before_anything_is_trained(plain: Model) -> None:
+    without = [*SAMPLES[:3], Sample("w20 w21"), Sample("w22", "")]
+    refused(InputError, r"2 of 5 samples have no target \(first: text 4\)", prepare_examples, plain, without, TINY)
+    refused(InputError, "there is nothing to train on", prepare_examples, plain, [], TINY)
+    long = [*SAMPLES[:2], Sample("w20 " * 500, " w21")]
+    refused(InputError, r"1 of 3 samples do not fit into the context of .*first: text 3", prepare_examples, plain, long, TINY)
+    short = replace(TINY, length=5)
+    refused(
+        InputError,
+        r"12 of 12 samples do not fit into the length that was given, 5 tok",
+        prepare_examples,
+        plain,
+        SAMPLES,
+        short,
+    )
+    refused(InputError, "came without a tokenizer", hl.fine_tune, replace(plain, tokenizer=None), SAMPLES, TINY)
+    deep = replace(TINY, effort_weight=1.0, focal_depth=99)
+    refused(InputError, "focal depth 99 leaves no state", hl.fine_tune, plain, SAMPLES, deep)
+    nowhere = replace(TINY, lora_targets="nowhere")
+    refused(InputError, "takes no such adapter", hl.fine_tune, plain, SAMPLES, nowhere)
+
+
+def test_files_of_rows_and_of_chats_give_the_same_samples_in_every_format(tmp_path: Path) -> None:
+    rows = [{"prompt": "w1 w2", "target": " w3"}, {"prompt": "w4", "target": " w5"}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.json").write_text(json.dumps(rows))
+    (tmp_path / "own.csv").write_text("prompt,target\nw1 w2, w3\nw4, w5\n")
+    read = [read_examples(tmp_path / f"own.{kind}") for kind in ("jsonl", "json", "csv")]
+    assert read[0] == read[1] == read[2]
+    assert [(one.prompt, one.target, one.task) for one in read[0]] == [("w1 w2", " w3", "own"), ("w4", " w5", "own")]
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "a b c d".split(), strict=True)]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}))
+    assert read_examples(tmp_path / "chat.jsonl") == [
+        Sample("c", "d", shots=(("a", "b"),), chat=True, task="chat", id="chat/1")
+    ]
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": turns[:3]}))
+    refused(InputError, "row 1 of .* has messages by user, assistant, user; expected", read_examples, tmp_path / "bad.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    refused(InputError, "holds no examples", read_examples, tmp_path / "empty.jsonl")
+    (tmp_path / "hole.jsonl").write_text('{"prompt": " ", "target": "w"}\n')
+    refused(InputError, r"1 of 1 rows cannot be learned .* is without a prompt", read_examples, tmp_path / "hole.jsonl")
+
+
+# --- the loss
+
+
+def test_without_terms_it_is_the_plain_trainer_bit_for_bit(plain: Model, tmp_path: Path) -> None:
+    from trl import SFTTrainer
+
+    from hyperlens.training.finetuning.trainer import Collator, make_config
+    from hyperlens.training.finetuning.tuning import _tabulate
+
+    ours = hl.fine_tune(plain, SAMPLES, FULL)
+    network = copy.deepcopy(plain.network)
+    with quiet():
+        theirs = SFTTrainer(
+            network,
+            args=make_config(FULL, str(tmp_path), False, plain.splice.device),
+            train_dataset=_tabulate(prepare_examples(plain, SAMPLES, FULL), None),
+            data_collator=Collator(plain.splice.filler),
+            processing_class=plain.tokenizer,
+        )
+        theirs.train()
+    assert same(weights(ours.network), weights(network))
+    assert not same(weights(ours.network), weights(plain.network))
+
+
+def test_the_terms_are_what_their_formulas_say(plain: Model, tmp_path: Path) -> None:
+    examples, rng = prepare_examples(plain, SAMPLES[:4], FULL), torch.Generator().manual_seed(0)
+    _, _, nll = losses(plain, FULL, tmp_path)
+    other = copy.deepcopy(plain.network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
+    base = hl.load_model(other, plain.tokenizer)
+    log_p, log_q, learned = [], [], []
+    for row in examples.rows:
+        for network, kept in ((plain.network, log_p), (other, log_q)):
+            with torch.no_grad():
+                kept.append(network(torch.tensor([row.ids])).logits[0, row.first - 1 : -1].log_softmax(-1))
+        learned += row.ids[row.first :]
+    p, q = torch.cat(log_p), torch.cat(log_q)
+    assert torch.allclose(nll, -p[range(len(p)), learned].mean(), atol=1e-6)
+    smooth = losses(plain, replace(FULL, label_smoothing=0.2), tmp_path)[2]
+    assert torch.allclose(smooth, 0.8 * nll + 0.2 * -p.mean(), atol=1e-5)
+    trainer, _, loss = kl_of(plain, base, replace(FULL, kl_weight=0.5), tmp_path)
+    kl = (q.exp() * (q - p)).sum(-1).mean()
+    assert torch.allclose(loss, nll + 0.5 * kl, atol=1e-5) and kl > 0.01
+    assert trainer._metrics["train"]["kl"] == [pytest.approx(kl.item(), abs=1e-5)]
+    assert torch.allclose(losses(plain, replace(FULL, kl_weight=0.5), tmp_path)[2], nll, atol=1e-6)  # from itself
+
+
+def kl_of(model: Model, base: Model, recipe: FineTuneRecipe, tmp: Path) -> tuple[Any, dict[str, torch.Tensor], torch.Tensor]:
+    trainer, *_ = losses(model, recipe, tmp)
+    trainer.base = base
+    trainer._metrics["train"].clear()
+    with quiet():
+        loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    return trainer, {}, loss.detach()
+
+
+def likely(model: Model) -> list[Sample]:
+    """Prompts with the answers that the model itself is sure enough of for them to have an effort."""
+    answers = []
+    for sample in SAMPLES:
+        ids = model.tokenizer(sample.prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            token = model.network(ids).logits[0, -1, 11:].argmax() + 11
+        answers.append(replace(sample, target=f" {model.tokenizer.convert_ids_to_tokens(int(token))}"))
+    return answers
+
+
+def test_effort_is_kept_raised_or_lowered_as_was_asked(plain: Model) -> None:
+    samples, found = likely(plain), {}
+    for aim, weight, shift in (("keep", 0.0, 0.0), ("raise", 20.0, 0.5), ("lower", 20.0, 0.5)):
+        recipe = replace(FULL, steps=6, effort_weight=weight, aim=aim, shift=shift, end=False, focal_depth=1)
+        tuned = hl.fine_tune(plain, samples, recipe)
+        measured = measure_base(hl.load_model(tuned.network, plain.tokenizer), prepare_examples(plain, samples, recipe), recipe)
+        found[aim] = np.nanmean(measured)
+        if weight:
+            assert tuned.base is not None and np.isfinite(tuned.base.effort).any()
+            assert {"effort/term", "effort/mean", "effort/base"} <= tuned.log[0].keys()
+    assert found["lower"] < found["keep"] < found["raise"]
+
+
+def test_the_term_begins_at_nothing_where_effort_is_to_be_kept(plain: Model, tmp_path: Path) -> None:
+    samples = likely(plain)
+    trainer, _, loss = losses(plain, replace(FULL, effort_weight=5.0), tmp_path, samples)
+    noted = trainer._metrics["train"]
+    assert noted["effort/term"] == [pytest.approx(0.0, abs=1e-6)] and noted["effort/mean"] == pytest.approx(
+        noted["effort/base"]
+    )
+    assert len(noted["effort/mean"]) == 1  # some token has an effort
+    assert torch.allclose(loss, losses(plain, FULL, tmp_path, samples)[2], atol=1e-5)
+
+
+def test_gradient_checkpointing_and_accumulation_change_nothing_but_memory(plain: Model, tmp_path: Path) -> None:
+    recipe = replace(FULL, effort_weight=3.0, aim="raise", shift=0.5, kl_weight=0.1, label_smoothing=0.1)
+    samples = likely(plain)
+    trainer, gradient, _ = losses(plain, recipe, tmp_path, samples)
+    assert trainer._metrics["train"]["effort/term"][0] > 0.01
+    _, again, _ = losses(plain, replace(recipe, gradient_checkpointing=True), tmp_path, samples)
+    assert all(torch.allclose(tensor, again[name], atol=1e-6) for name, tensor in gradient.items())
+    whole, parts = (hl.fine_tune(plain, samples, replace(recipe, steps=2, accumulation=number)) for number in (1, 4))
+    ours, theirs = weights(whole.network), weights(parts.network)
+    moved = max((tensor - plain.network.get_parameter(name)).abs().max() for name, tensor in ours.items())
+    assert max((tensor - theirs[name]).abs().max() for name, tensor in ours.items()) < 0.05 * moved
+
+
+# --- what stays, what is kept, what goes on
+
+
+@pytest.mark.parametrize("recipe", [TINY, FULL])
+def test_the_given_model_stays_as_it_was_and_what_is_saved_is_what_was_trained(
+    plain: Model, tmp_path: Path, recipe: FineTuneRecipe
+) -> None:
+    before, needs_gradients = weights(plain.network), [one.requires_grad for one in plain.network.parameters()]
+    tuned = hl.fine_tune(plain, SAMPLES, replace(recipe, log_every=3), tmp_path / "out")
+    assert same(before, weights(plain.network)) and fingerprint_model(plain.network) == plain.fingerprint
+    assert needs_gradients == [one.requires_grad for one in plain.network.parameters()]
+    loaded, held = hl.load_model(tmp_path / "out"), hl.load_model(tuned.network, plain.tokenizer)
+    assert loaded.fingerprint == held.fingerprint != plain.fingerprint
+    assert tuned.out == tmp_path / "out" and "forward" not in held.network.__dict__
+    about = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert about["examples"]["tasks"] == {"own": 12} and about["base"]["fingerprint"] == plain.fingerprint
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert rows == list(tuned.log) and [row["step"] for row in rows] == [3, 4]
+    if recipe.method == "lora":
+        assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == plain.name
+        with hl.disable_adapters(loaded) as base:
+            assert base.fingerprint == plain.fingerprint
+
+
+class Stop:
+    """What stops a training after some steps, as Ctrl-C does."""
+
+    def __new__(cls, step: int) -> Any:
+        from transformers import TrainerCallback
+
+        class Stopping(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                if state.global_step == step:
+                    raise KeyboardInterrupt
+
+        return Stopping()
+
+
+@pytest.mark.parametrize("recipe", [replace(TINY, lora_dropout=0.2), FULL])
+def test_a_stopped_training_goes_on_to_the_same_weights_with_its_base_values_intact(
+    plain: Model, tmp_path: Path, recipe: FineTuneRecipe
+) -> None:
+    recipe, samples = replace(recipe, effort_weight=1.0), likely(plain)
+    whole = hl.fine_tune(plain, samples, recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        hl.fine_tune(plain, samples, recipe, tmp_path / "stopped", [Stop(3)])
+    values = tmp_path / "stopped.checkpoint" / "base_values" / "effort.parquet"
+    before, rows = hash_file(values), []
+    again = hl.fine_tune(plain, samples, recipe, tmp_path / "stopped", report=rows.append)
+    assert same(weights(whole.network), weights(again.network))
+    assert [row["step"] for row in rows] == [4] and again.log == whole.log
+    assert hash_file(values) == before
+    assert again.base is not None and whole.base is not None
+    assert np.array_equal(again.base.effort, whole.base.effort, equal_nan=True)
+
+
+def test_base_values_of_something_else_or_damaged_are_refused(plain: Model, tmp_path: Path) -> None:
+    recipe, folder = replace(TINY, effort_weight=1.0), tmp_path / "values"
+    examples = prepare_examples(plain, SAMPLES, recipe)
+    kept = keep_base_values(plain, examples, recipe, folder)
+    read = keep_base_values(plain, examples, recipe, folder)
+    assert np.array_equal(kept.effort, read.effort, equal_nan=True) and kept.undefined == read.undefined
+    deeper = replace(recipe, focal_depth=1)
+    refused(ArtefactError, "other base values .*focal_depth is 2, here 1", keep_base_values, plain, examples, deeper, folder)
+    fewer = prepare_examples(plain, SAMPLES[:5], recipe)
+    refused(ArtefactError, "other base values .*examples is", keep_base_values, plain, fewer, recipe, folder)
+    other = replace(plain, fingerprint="another")
+    refused(ArtefactError, "other base values .*model is .* here another", keep_base_values, other, examples, recipe, folder)
+    table = pq.read_table(folder / "effort.parquet")
+    pq.write_table(table.slice(1), folder / "effort.parquet")
+    refused(ArtefactError, "is damaged: its tokens are not those", keep_base_values, plain, examples, recipe, folder)
+    (folder / "effort.parquet").write_bytes(b"PAR1")
+    refused(ArtefactError, "cannot be read", keep_base_values, plain, examples, recipe, folder)
+
+
+def test_nothing_of_another_training_or_of_others_is_written_over(plain: Model, tmp_path: Path) -> None:
+    out, one = tmp_path / "out", replace(TINY, steps=2)
+    hl.fine_tune(plain, SAMPLES, one, out)
+    two = replace(one, rate=0.01)
+    refused(ArtefactError, "holds another fine-tuning .*rate is 0.02, here 0.01", hl.fine_tune, plain, SAMPLES, two, out)
+    shutil.rmtree(out)
+    refused(InputError, "checkpoint of another fine-tuning", hl.fine_tune, plain, SAMPLES, two, out)
+    assert hl.fine_tune(plain, SAMPLES, two, out, resume=False).log
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    refused(ArtefactError, "holds no fine-tuning of HyperLens", hl.fine_tune, plain, SAMPLES, two, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_its_checkpoints(plain: Model, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
+            if state.global_step == 3:
+                with torch.no_grad():
+                    next(model.parameters()).fill_(math.nan)
+
+    refused(InputError, "the loss is nan at step 4", hl.fine_tune, plain, SAMPLES, FULL, tmp_path / "out", [Break()])
+    assert (tmp_path / "out.checkpoint" / "checkpoint-2").is_dir() and not (tmp_path / "out").exists()
+    assert hl.fine_tune(plain, SAMPLES, FULL, tmp_path / "out").log[-1]["step"] == 4
+
+
+def test_an_adapter_is_not_trained_on_an_adapter(plain: Model) -> None:
+    tuned = hl.fine_tune(plain, SAMPLES, replace(TINY, steps=1))
+    adapted = hl.load_model(tuned.network, plain.tokenizer)
+    refused(InputError, "has an adapter at work", hl.fine_tune, adapted, SAMPLES, TINY)
+
+
+def test_what_is_missing_is_named_with_its_extra(plain: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    refused(ModelError, r"pip install 'hyperlens\[finetune\]'", hl.fine_tune, plain, SAMPLES, TINY)
+
+
+def test_the_command_line_trains_watches_and_says_what_to_do_next(
+    saved: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(json.dumps({"prompt": one.prompt, "target": one.target}) + "\n" for one in SAMPLES)
+    (tmp_path / "own.jsonl").write_text(rows)
+    call = make_call(capsys, monkeypatch, "finetune", str(saved), str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"))
+    options = "--steps 4 --batch 4 --log-every 2 --effort-weight 1 --focal-depth 1".split()
+    status, shown, _ = call(*options, "--watch", tmp_path / "own.jsonl", "--watch-every", 2, "--watch-share", 1)
+    assert status == 0
+    lines = shown.splitlines()
+    assert [line[:11] for line in lines if "loss" in line] == ["step 2 of 4", "step 4 of 4"]
+    assert sum("watched: accuracy" in line for line in lines) == 3
+    assert lines[-1].startswith("Next: hyperlens compare") and lines[-1].endswith("/out")
+    status, shown, _ = call(*options, "--json")
+    assert status == 0 and json.loads(shown.splitlines()[-1])["examples"]["tasks"] == {"own": 12}
+    for words, sentence in (
+        (["--rate", "0.5"], "holds another fine-tuning"),
+        (["--effort-weight=-1"], "effort_weight is -1.0; give a number from 0 up"),
+        (["--stop", "blind confidence"], "give --watch FILE or TASK too"),
+    ):
+        status, shown, said = call(*options, *words)
+        assert status == 2 and not shown and sentence in said and len(said.strip().splitlines()) == 1
+    status, _, said = make_call(capsys, monkeypatch, "finetune", str(saved))("--out", tmp_path / "two")
+    assert status == 2 and "there is nothing to train on" in said
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_to_the_same_adapter(saved: Path, plain: Model, tmp_path: Path) -> None:
+    recipe = replace(TINY, effort_weight=1.0)
+    code = f"""
+import os, signal
+import hyperlens as hl
+from hyperlens import FineTuneRecipe, Sample
+def kill(row):
+    if row["step"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+hl.fine_tune(hl.load_model({str(saved)!r}), {SAMPLES!r}, {recipe!r}, "killed", report=kill)
+"""
+    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (tmp_path / "killed.checkpoint" / "checkpoint-2").is_dir() and not (tmp_path / "killed").exists()
+    whole = hl.fine_tune(plain, SAMPLES, recipe, tmp_path / "whole")
+    again = hl.fine_tune(plain, SAMPLES, recipe, tmp_path / "killed")
+    assert same(weights(whole.network), weights(again.network)) and again.log == whole.log
+    name = "adapter_model.safetensors"
+    assert hash_file(tmp_path / "whole" / name) == hash_file(tmp_path / "killed" / name)
