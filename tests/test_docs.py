@@ -109,3 +109,30 @@ def test_the_page_about_odd_inputs_runs(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_page_about_the_causal_check_runs() -> None:
     run_blocks("docs/causal.md")
+
+
+@pytest.mark.slow
+@needs("trl")
+@needs("peft")
+def test_the_page_about_fine_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_blocks("docs/fine-tuning.md")
+
+
+def test_the_page_about_fine_tuning_has_every_pattern_with_its_condition() -> None:
+    from hyperlens.diagnosis import PATTERNS
+
+    page = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
+    for pattern in PATTERNS:
+        sides = [side.split(" ", 1)[1] for side in pattern.condition.split(", ")]
+        assert f"{pattern.name}{'**' if pattern is PATTERNS[0] else ''} | {' | '.join(sides)} |" in page, pattern.name
+    assert len(re.findall(r"^\| \**[a-z ]+\** \|(?: [a-z ]+ \|){3}$", page, re.MULTILINE)) == len(PATTERNS) + 1  # and the head
+
+
+def test_the_page_about_blind_confidence_is_made_of_the_committed_numbers() -> None:
+    import json
+
+    from blind_confidence_page import PAGE, make_tables
+
+    found = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    check_tables(PAGE, make_tables(found), "run benchmarks/blind_confidence.py --only draw")

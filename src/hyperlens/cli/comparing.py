@@ -44,8 +44,11 @@ from hyperlens.cli.app import (
 )
 from hyperlens.errors import InputError
 
+DEMO = ("knowledge:wide", "knowledge")
+"""What `--demo` measures: the questions that the adapter was tuned for, and those that the model knew by heart."""
+DEMO_DEPTHS = "0,2"
 NAMING = {"--base-model", "--tuned-model"}
-SHOWN = {"--out", "--json", "--html", "--format", "--lens", "--focal-depth", *NAMING}
+SHOWN = {"--demo", "--out", "--json", "--html", "--format", "--lens", "--focal-depth", *NAMING}
 """Options that say nothing of what is measured: all that saved runs can be compared by."""
 LOADING = {"--dtype", "--device", "--device-map", "--revision", "--trust-remote-code", "--restart"}
 """What can be said of a model that is measured as a saved run was."""
@@ -56,11 +59,12 @@ LOADING = {"--dtype", "--device", "--device-map", "--revision", "--trust-remote-
 def compare(
     context_of_call: typer.Context,
     base: Annotated[
-        str, typer.Argument(help="The folder of a study, or a model as for trace; an adapter's, against its base.")
-    ],
+        str | None, typer.Argument(help="The folder of a study, or a model as for trace; an adapter's, against its base.")
+    ] = None,
     tuned: Annotated[str | None, typer.Argument(help="What was made of it: the folder of a study, or a model.")] = None,
     base_model: Annotated[str | None, typer.Option("--base-model", help="Which model of BASE, if it has several.")] = None,
     tuned_model: Annotated[str | None, typer.Option("--tuned-model", help="Which model of TUNED, if it has several.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Our model, and an adapter that made it blindly confident.")] = False,
     task: TaskNames = None,
     level: Levels = None,
     file: OwnFile = None,
@@ -91,6 +95,8 @@ def compare(
     measured first, one after the other; goes on where it was stopped."""
     from hyperlens.runs import ModelSpec, Study
 
+    if demo:
+        base, tuned, task, focal_depth = *_find_demo(base, tuned), task or list(DEMO), focal_depth or DEMO_DEPTHS
     base, tuned = _find_pair(base, tuned, revision)
     saved = [_is_run(one) for one in (base, tuned or base)]
     _check_options(saved, given_options(context_of_call))
@@ -127,8 +133,20 @@ class _Wanted:
     spec: Any
 
 
-def _find_pair(base: str, tuned: str | None, revision: str | None) -> tuple[str, str | None]:
-    """What is compared: of an adapter alone, its base and itself; of a run alone, two models of it. Raises ModelError."""
+def _find_demo(base: str | None, tuned: str | None) -> tuple[str, str]:
+    """The pair that comes with us. Raises InputError where another one is given."""
+    from hyperlens.models import BLIND, REFERENCE
+
+    if base is not None or tuned is not None:
+        raise InputError(f"--demo compares {REFERENCE} with {BLIND}; leave {base} away, or leave --demo away")
+    return REFERENCE, BLIND
+
+
+def _find_pair(base: str | None, tuned: str | None, revision: str | None) -> tuple[str, str | None]:
+    """What is compared: of an adapter alone, its base and itself; of a run alone, two models of it. Raises InputError and
+    ModelError."""
+    if base is None:
+        raise InputError("there is nothing to compare; give two models or runs, an adapter, or --demo")
     if tuned is not None or _is_run(base):
         return base, tuned
     from hyperlens.models.loading import REFERENCE, REFERENCE_FOLDER, name_base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -61,6 +62,13 @@ def plain_name(network: PreTrainedModel, name: str) -> str | None:
             kept.append(part)
         module = getattr(module, part)
     return ".".join(kept)
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Save a network, or of an adapted one its adapter alone, which nobody is asked about: PEFT would ask the hub whether the
+    base has as many tokens."""
+    adapted = getattr(network, "peft_config", None) is not None and not isinstance(network, PreTrainedModel)
+    network.save_pretrained(folder, **({"save_embedding_layers": False} if adapted else {}))
 
 
 @contextmanager

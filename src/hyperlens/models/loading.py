@@ -46,10 +46,13 @@ from hyperlens.errors import (
 from hyperlens.models.precision import DTYPES, QUANTISED, choose_precision, finish_quantised, require_extra
 from hyperlens.models.quiet import quiet
 
-REFERENCE = "reference"
-"""The name of the model that comes with the package."""
+REFERENCE, BLIND = "reference", "reference-blind"
+"""The names of the model that comes with the package, and of an adapter that made it blindly confident."""
 
-REFERENCE_FOLDER = Path(__file__).parent.parent / "data" / "reference"
+SHIPPED = {name: Path(__file__).parent.parent / "data" / name for name in (REFERENCE, BLIND)}
+"""Their folders, unless there is one of that name where we are."""
+
+REFERENCE_FOLDER = SHIPPED[REFERENCE]
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -109,8 +112,8 @@ def _locate(source: str | os.PathLike[str], revision: str | None, trust_remote_c
     """Where a source is, and whether there is a model at all."""
     name = os.fspath(source)
     options = {"revision": revision, "code_revision": revision, "trust_remote_code": trust_remote_code}
-    if name == REFERENCE and not Path(name).is_dir():
-        return Place(name, str(REFERENCE_FOLDER), options)
+    if name in SHIPPED and not Path(name).is_dir():
+        return Place(name, str(SHIPPED[name]), options)
     if not name.strip():
         raise ModelError(f"the model's name is empty; give a folder, a name on the hub, or {REFERENCE}")
     path = Path(name).expanduser()
