@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,22 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from pages import EVIL, Page
+from rich.console import Console
 
 import hyperlens as hl
-from hyperlens.diagnosis import OUTCOMES, PATTERNS, QUADRANTS, diagnose, estimate_changes, find_outcomes, find_quadrants
+from hyperlens.diagnosis import (
+    DOWN,
+    FEWEST_PAIRS,
+    OUTCOMES,
+    PATTERNS,
+    QUADRANTS,
+    RULE,
+    UP,
+    diagnose,
+    estimate_changes,
+    find_outcomes,
+    find_quadrants,
+)
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.report import write_comparison
 from hyperlens.report.changes import (
@@ -33,6 +47,7 @@ from hyperlens.report.changes import (
 from hyperlens.report.comparison import comparison_beside, link_page, render_comparison
 from hyperlens.report.markdown import escape
 from hyperlens.runs import Broken, BrokenToken, Comparison
+from hyperlens.terminal.comparing import show_comparison
 
 LAYERS = 6
 
@@ -77,10 +92,7 @@ def make(folder: Path, counts: dict[str, int], depths=(0, 2), name=str, model="t
             here = mine if wanted is None else mine & (level == wanted)
             sides = [{key: values[here] for key, values in side.items()} for side in (before, after)]
             found = estimate_changes(*sides)
-            rows = {
-                key: {when: interval(getattr(one, when)) for when in ("before", "after", "difference")}
-                for key, one in found.items()
-            }
+            rows = {key: asdict(one) for key, one in found.items()}
             group = {"task": task, "level": wanted, "n": int(here.sum())}
             changes += [{**group, "depth": depth, **rows, "verdict": "blind confidence"} for depth in depths]
             if wanted is None:
@@ -258,8 +270,22 @@ def test_the_figure_of_differences_has_those_of_the_table(comparison):
     for panel, name in zip(group.panels, ("accuracy", "confidence", "effort"), strict=True):
         (trace,) = panel.figure.data
         assert list(trace.x) == [row[name]["difference"]["value"] for row in rows]
-        clear = [row[name]["difference"]["low"] > 0 or row[name]["difference"]["high"] < 0 for row in rows]
+        clear = [row[name]["direction"] in (UP, DOWN) for row in rows]
         assert list(trace.marker.symbol) == ["circle" if one else "circle-open" for one in clear]
+
+
+def test_what_counts_as_shown_is_marked_and_nothing_else(tmp_path):
+    few = make(tmp_path, {"logic": 2 * FEWEST_PAIRS - 2})  # of each level too few
+    everything, *levels = tabulate_changes(few).rows
+    marked = [[cell for cell in row if "▲" in cell or "▼" in cell] for row in (everything, *levels)]
+    assert len(marked[0]) == 3 and marked[1:] == [[], []]
+    assert any(row["effort"]["difference"]["high"] < 0 for row in few.changes if row["level"]), "by its interval alone"
+    console = Console(file=StringIO(), width=250)
+    show_comparison(console, few)
+    said = console.file.getvalue().splitlines()
+    first = next(place for place, line in enumerate(said) if "logic" in line)
+    assert "▼" in "".join(said[:first]) and "▼" not in "".join(said[first : first + 4])
+    assert RULE in Page(render_comparison(few)).text
 
 
 def test_a_sample_that_broke_shows_both_trajectories_told_apart_by_more_than_colour(comparison, page):

@@ -9,10 +9,12 @@ from hyperlens.contrast import estimate_mean
 from hyperlens.diagnosis import (
     DOWN,
     FEW_PAIRS,
+    FEWEST_PAIRS,
     MEASURES,
     OUTCOMES,
     PATTERNS,
     QUADRANTS,
+    SMALLEST_CHANGE,
     STILL,
     UP,
     diagnose,
@@ -22,6 +24,7 @@ from hyperlens.diagnosis import (
     find_pattern,
     find_quadrants,
     name_pattern,
+    say_interval,
 )
 from hyperlens.resampling import Interval
 
@@ -84,7 +87,13 @@ def test_blind_confidence_is_surer_with_less_effort_and_worse_and_nothing_else()
     ],
 )
 def test_a_change_is_shown_where_its_interval_excludes_0_and_it_is_no_rounding(interval, direction):
-    assert find_direction(Interval(*interval, n=5)) == direction
+    assert find_direction(Interval(*interval, n=FEWEST_PAIRS)) == direction
+    assert find_direction(Interval(*interval, n=FEWEST_PAIRS), p=0.05) == direction
+
+
+def test_too_few_pairs_and_what_chance_explains_show_nothing():
+    assert find_direction(Interval(0.1, 0.05, 0.2, n=FEWEST_PAIRS - 1)) == STILL
+    assert find_direction(Interval(0.1, 0.05, 0.2, n=500), p=0.0501) == STILL
 
 
 # samples
@@ -102,6 +111,15 @@ def test_each_sample_is_in_one_quadrant():
     assert found[4] == "confidence down, effort up"
     assert [name == "undefined" for name in found] == (np.isnan(confidence) | np.isnan(effort)).tolist()
     assert found.count("tied") == 5
+
+
+def test_a_sample_is_tied_where_the_mean_would_be_called_rounding():
+    changes = np.array([-SMALLEST_CHANGE, -0.9 * SMALLEST_CHANGE, 0.9 * SMALLEST_CHANGE, SMALLEST_CHANGE])
+    tied = [False, True, True, False]
+    for sides in ((changes, np.full(4, 0.1)), (np.full(4, 0.1), changes)):
+        assert [QUADRANTS[place] == "tied" for place in find_quadrants(*sides)] == tied
+    intervals = [Interval(value, value, value, n=500) for value in changes]
+    assert [find_direction(interval) == STILL for interval in intervals] == tied
 
 
 def test_each_sample_has_one_outcome():
@@ -159,6 +177,61 @@ def test_few_samples_weaken_a_verdict_and_enough_do_not():
     for count in (FEW_PAIRS - 1, FEW_PAIRS):
         side = draw_side(count)
         assert any("only 99 samples" in one for one in diagnose_pair(side, side).weakened) == (count < FEW_PAIRS)
+
+
+@pytest.mark.parametrize("count", [2, 8, FEWEST_PAIRS - 1])
+def test_of_almost_no_samples_nothing_is_shown_and_that_is_said(count):
+    before = draw_side(count) | {"accuracy": np.ones(count)}
+    after = change_side(before, confidence=0.1, effort=-0.1) | {"accuracy": np.zeros(count)}
+    found = diagnose_pair(before, after)
+    assert found.pattern.name == "no change shown"
+    assert "fewer than 20 samples seem to show is unreliable" in found.weakened[0]
+    assert f"changes of accuracy ({count}), confidence ({count}), effort ({count}) count as not shown" in found.weakened[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "shown"), [(4, 0, False), (5, 0, False), (6, 0, True), (7, 1, False), (8, 1, True)]
+)
+def test_accuracy_changed_where_the_sign_test_shows_it_too(broken, mended, shown):
+    before = draw_side(100) | {"accuracy": np.repeat([1.0, 0.0], 50)}
+    after = before | {"accuracy": np.r_[np.zeros(broken), np.ones(50 - broken), np.ones(mended), np.zeros(50 - mended)]}
+    change = estimate_changes(before, after)["accuracy"]
+    assert change.difference.high < 0 and (change.direction == DOWN) == shown
+    back = estimate_changes(after, before)["accuracy"]
+    assert (back.direction == UP) == shown
+    said = [one for one in diagnose_pair(before, after).weakened if "exact sign test" in one]
+    assert bool(said) != shown and all(f"{broken} samples broke and {mended} were mended" in one for one in said)
+
+
+@pytest.mark.parametrize("count", [FEWEST_PAIRS, 64])
+def test_chance_alone_shows_a_change_as_seldom_as_it_is_said(count):
+    rng, trials = np.random.default_rng(5), 250
+    shown = {"accuracy": 0, "confidence": 0}
+    for _ in range(trials):
+        turn = rng.choice([-1, 0, 1], count, p=[0.05, 0.9, 0.05])
+        before = {"accuracy": np.where(turn == 0, rng.random(count) < 0.6, turn < 0) + 0.0, "confidence": rng.random(count)}
+        after = {"accuracy": before["accuracy"] + turn, "confidence": rng.random(count)}
+        for name, change in estimate_changes(before, after).items():
+            shown[name] += change.direction == DOWN
+    assert 0 < shown["confidence"] / trials < 0.05 and shown["accuracy"] / trials < 0.025
+
+
+@pytest.mark.parametrize("count", [FEWEST_PAIRS, 40, 99])
+def test_the_smallest_change_that_is_said_to_be_shown_is_shown_and_a_smaller_one_is_not(count):
+    side = draw_side(count)
+    (said,) = (one for one in diagnose_pair(side, side).weakened if "There are only" in one)
+    smallest, turning = float(said.split("less than ")[1].split()[0]), max(6, round(0.2 * count))
+    for net in range(turning % 2, turning + 1, 2):
+        before = side | {"accuracy": np.r_[np.ones((turning + net) // 2), np.zeros(count - (turning + net) // 2)]}
+        after = side | {
+            "accuracy": np.r_[np.zeros((turning + net) // 2), np.ones((turning - net) // 2), np.zeros(count - turning)]
+        }
+        assert (estimate_changes(before, after)["accuracy"].direction == DOWN) == (round(net / count, 2) >= smallest)
+
+
+def test_an_end_that_is_not_0_is_never_said_as_0():
+    assert say_interval(Interval(0.001, -0.0001, 0.002, n=50)) == "+0.0010 [−0.0001, +0.0020]"
+    assert say_interval(Interval(0.001, 0.0, 0.002, n=50)) == "+0.001 [0.000, +0.002]"
 
 
 def test_answers_that_nobody_graded_weaken_a_verdict():

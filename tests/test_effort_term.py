@@ -8,15 +8,15 @@ from families import LAYERS, build_family, random_ids
 
 from hyperlens import HyperLens, load_model, trace
 from hyperlens.effort import SMALLEST_GIVEN, measure_shortfall
-from hyperlens.errors import InputError
-from hyperlens.splice import Inputs, Probes, Splice
+from hyperlens.errors import InputError, ModelError
+from hyperlens.splice import Inputs, Probes, Splice, Way
 from hyperlens.tracing import Limits
 from hyperlens.training import effort_term
 from hyperlens.training.effort_term import choose_states, read_effort
 from hyperlens.trajectory import measure_effort
 
 DEPTH = 2
-FAMILIES = ("llama", "gpt2", "gemma2", "qwen3")
+FAMILIES = ("llama", "gpt2", "gemma2", "qwen3", "gemma3n_text")
 
 
 def lay_out(dtype: torch.dtype = torch.float32, name: str = "llama") -> tuple[Any, Inputs, Probes, torch.Tensor]:
@@ -29,8 +29,11 @@ def lay_out(dtype: torch.dtype = torch.float32, name: str = "llama") -> tuple[An
     return network, inputs, probes, targets
 
 
-def read(network: Any, inputs: Inputs, probes: Probes, targets: torch.Tensor, states: tuple[int, ...]) -> torch.Tensor:
+def read(
+    network: Any, inputs: Inputs, probes: Probes, targets: torch.Tensor, states: tuple[int, ...], way: Way = "bypass"
+) -> torch.Tensor:
     splice = Splice(network)
+    splice.way = way
     with splice.watch({*states, splice.depth}) as recorded:
         network(input_ids=inputs.ids, use_cache=False)
     return read_effort(splice, inputs, recorded, states, DEPTH, probes, targets)
@@ -42,7 +45,7 @@ def test_effort_in_training_is_that_of_a_trace(name):
     model = load_model(network)
     every = choose_states(LAYERS, DEPTH, LAYERS)
     with torch.no_grad():
-        found = read(network, inputs, probes, targets, every)
+        found = read(network, inputs, probes, targets, every, model.splice.way)
     for place, (row, position) in enumerate(zip(probes.rows.tolist(), probes.positions.tolist(), strict=True)):
         read_one = trace(
             model, [inputs.ids[row, : position + 1].tolist()], HyperLens((DEPTH,)), "last", limits=Limits(progress=False)
@@ -125,6 +128,13 @@ def test_watching_changes_nothing_and_sees_only_calls_with_gradients():
     with torch.no_grad(), splice.watch({0}) as still:
         network(input_ids=inputs.ids)
     assert torch.equal(still[0], first[0]) and not still[0].requires_grad and first[0].requires_grad
+
+
+def test_a_state_that_never_passes_with_gradients_is_named():
+    network, inputs, _, _ = lay_out()
+    words = "state 2 of LlamaForCausalLM never passed with gradients"
+    with pytest.raises(ModelError, match=words), Splice(network).watch({2}), torch.no_grad():
+        network(input_ids=inputs.ids)
 
 
 def test_a_target_that_the_model_hardly_believes_in_has_no_effort_and_no_gradient():

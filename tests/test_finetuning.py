@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import make_call
+from families import build_family, build_tokenizer
 from loading import needs
+from rich.console import Console
 from sentences import is_one_sentence
 
 import hyperlens as hl
 from hyperlens.artefact import hash_file
-from hyperlens.errors import ArtefactError, InputError, ModelError
+from hyperlens.errors import ArtefactError, HyperLensWarning, InputError, ModelError
 from hyperlens.models import Model
 from hyperlens.models.fingerprint import fingerprint_model
 from hyperlens.models.quiet import quiet
 from hyperlens.tasks import Sample
-from hyperlens.training.finetuning.base_values import keep_base_values, measure_base
+from hyperlens.terminal import show_fine_tuned
+from hyperlens.training.finetuning.base_values import BaseValues, check_known, keep_base_values, measure_base
 from hyperlens.training.finetuning.examples import LEFT_OUT, prepare_examples
 from hyperlens.training.finetuning.files import read_examples
+from hyperlens.training.finetuning.keeping import _find_last
 from hyperlens.training.finetuning.recipe import FineTuneRecipe
 
 pytestmark = [needs("trl"), needs("peft")]
@@ -57,8 +64,8 @@ def losses(
 ) -> tuple[Any, dict[str, torch.Tensor], torch.Tensor]:
     """A trainer, and the gradient and the loss of its first batch."""
     from hyperlens.splice import Splice
+    from hyperlens.training.finetuning.loop import tabulate
     from hyperlens.training.finetuning.trainer import EffortTrainer, make_config
-    from hyperlens.training.finetuning.tuning import _tabulate
 
     examples = prepare_examples(model, samples[:4], recipe)
     base = keep_base_values(model, examples, recipe, None) if recipe.effort_weight else None
@@ -70,7 +77,7 @@ def losses(
             Splice(network),
             recipe,
             args=make_config(recipe, str(tmp), False, model.splice.device),
-            train_dataset=_tabulate(examples, base),
+            train_dataset=tabulate(examples, base),
             processing_class=model.tokenizer,
         )
         if recipe.gradient_checkpointing:
@@ -81,6 +88,10 @@ def losses(
         loss.backward()
     gradient = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None}
     return trainer, gradient, loss.detach()
+
+
+def noted(trainer: Any) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in trainer.sums.items()}
 
 
 # --- the recipe and the examples
@@ -98,6 +109,7 @@ def losses(
         ("label_smoothing is 1.0; give a share", {"label_smoothing": 1.0}),
         ("a step of 16 examples has no 3 equal parts", {"accumulation": 3}),
         ("to keep Ω there is none", {"shift": 0.1}),
+        ("the seed is 4294967296; give a whole number", {"seed": 2**32}),
         ("shift is 2.0; give a number from 0 to 1", {"shift": 2.0, "aim": "raise"}),
     ],
 )
@@ -177,8 +189,8 @@ def test_files_of_rows_and_of_chats_give_the_same_samples_in_every_format(tmp_pa
 def test_without_terms_it_is_the_plain_trainer_bit_for_bit(plain: Model, tmp_path: Path) -> None:
     from trl import SFTTrainer
 
+    from hyperlens.training.finetuning.loop import tabulate
     from hyperlens.training.finetuning.trainer import Collator, make_config
-    from hyperlens.training.finetuning.tuning import _tabulate
 
     ours = hl.fine_tune(plain, SAMPLES, FULL)
     network = copy.deepcopy(plain.network)
@@ -186,7 +198,7 @@ def test_without_terms_it_is_the_plain_trainer_bit_for_bit(plain: Model, tmp_pat
         theirs = SFTTrainer(
             network,
             args=make_config(FULL, str(tmp_path), False, plain.splice.device),
-            train_dataset=_tabulate(prepare_examples(plain, SAMPLES, FULL), None),
+            train_dataset=tabulate(prepare_examples(plain, SAMPLES, FULL), None),
             data_collator=Collator(plain.splice.filler),
             processing_class=plain.tokenizer,
         )
@@ -216,14 +228,14 @@ def test_the_terms_are_what_their_formulas_say(plain: Model, tmp_path: Path) -> 
     trainer, _, loss = kl_of(plain, base, replace(FULL, kl_weight=0.5), tmp_path)
     kl = (q.exp() * (q - p)).sum(-1).mean()
     assert torch.allclose(loss, nll + 0.5 * kl, atol=1e-5) and kl > 0.01
-    assert trainer._metrics["train"]["kl"] == [pytest.approx(kl.item(), abs=1e-5)]
+    assert noted(trainer)["kl"] == pytest.approx(kl.item(), abs=1e-5)
     assert torch.allclose(losses(plain, replace(FULL, kl_weight=0.5), tmp_path)[2], nll, atol=1e-6)  # from itself
 
 
 def kl_of(model: Model, base: Model, recipe: FineTuneRecipe, tmp: Path) -> tuple[Any, dict[str, torch.Tensor], torch.Tensor]:
     trainer, *_ = losses(model, recipe, tmp)
     trainer.base = base
-    trainer._metrics["train"].clear()
+    trainer.sums.clear()
     with quiet():
         loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     return trainer, {}, loss.detach()
@@ -256,22 +268,27 @@ def test_effort_is_kept_raised_or_lowered_as_was_asked(plain: Model) -> None:
 def test_the_term_begins_at_nothing_where_effort_is_to_be_kept(plain: Model, tmp_path: Path) -> None:
     samples = likely(plain)
     trainer, _, loss = losses(plain, replace(FULL, effort_weight=5.0), tmp_path, samples)
-    noted = trainer._metrics["train"]
-    assert noted["effort/term"] == [pytest.approx(0.0, abs=1e-6)] and noted["effort/mean"] == pytest.approx(
-        noted["effort/base"]
-    )
-    assert len(noted["effort/mean"]) == 1  # some token has an effort
+    means = noted(trainer)
+    assert means["effort/term"] == pytest.approx(0.0, abs=1e-6)
+    assert means["effort/mean"] == pytest.approx(means["effort/base"])  # some token has an effort
     assert torch.allclose(loss, losses(plain, FULL, tmp_path, samples)[2], atol=1e-5)
 
 
 def test_gradient_checkpointing_and_accumulation_change_nothing_but_memory(plain: Model, tmp_path: Path) -> None:
     recipe = replace(FULL, effort_weight=3.0, aim="raise", shift=0.5, kl_weight=0.1, label_smoothing=0.1)
     samples = likely(plain)
+    samples = [replace(one, target=one.target + " w33" * (number % 4)) for number, one in enumerate(samples)]
     trainer, gradient, _ = losses(plain, recipe, tmp_path, samples)
-    assert trainer._metrics["train"]["effort/term"][0] > 0.01
+    assert noted(trainer)["effort/term"] > 0.01
     _, again, _ = losses(plain, replace(recipe, gradient_checkpointing=True), tmp_path, samples)
     assert all(torch.allclose(tensor, again[name], atol=1e-6) for name, tensor in gradient.items())
-    whole, parts = (hl.fine_tune(plain, samples, replace(recipe, steps=2, accumulation=number)) for number in (1, 4))
+    recipe = replace(recipe, steps=2, log_every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HyperLensWarning)  # of the further tokens
+        whole, parts = (hl.fine_tune(plain, samples, replace(recipe, accumulation=number)) for number in (1, 4))
+    for one, other in zip(whole.log, parts.log, strict=True):
+        for name in ("loss", "kl", "effort/term", "effort/mean", "effort/base"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
     ours, theirs = weights(whole.network), weights(parts.network)
     moved = max((tensor - plain.network.get_parameter(name)).abs().max() for name, tensor in ours.items())
     assert max((tensor - theirs[name]).abs().max() for name, tensor in ours.items()) < 0.05 * moved
@@ -315,10 +332,11 @@ class Stop:
         return Stopping()
 
 
-@pytest.mark.parametrize("recipe", [replace(TINY, lora_dropout=0.2), FULL])
+@pytest.mark.parametrize(("family", "recipe"), [("llama", replace(TINY, lora_dropout=0.2)), ("mixtral", FULL)])
 def test_a_stopped_training_goes_on_to_the_same_weights_with_its_base_values_intact(
-    plain: Model, tmp_path: Path, recipe: FineTuneRecipe
+    plain: Model, tmp_path: Path, family: str, recipe: FineTuneRecipe
 ) -> None:
+    plain = plain if family == "llama" else hl.load_model(build_family(family), build_tokenizer())
     recipe, samples = replace(recipe, effort_weight=1.0), likely(plain)
     whole = hl.fine_tune(plain, samples, recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -331,6 +349,132 @@ def test_a_stopped_training_goes_on_to_the_same_weights_with_its_base_values_int
     assert hash_file(values) == before
     assert again.base is not None and whole.base is not None
     assert np.array_equal(again.base.effort, whole.base.effort, equal_nan=True)
+
+
+@pytest.mark.parametrize(("family", "recipe"), [("llama", TINY), ("mixtral", FULL), ("gemma3n_text", TINY)])
+def test_a_training_that_is_finished_is_read_and_trains_no_further(
+    plain: Model, tmp_path: Path, family: str, recipe: FineTuneRecipe
+) -> None:
+    model = plain if family == "llama" else hl.load_model(build_family(family), build_tokenizer())
+    recipe = replace(recipe, decay="none", effort_weight=0.0 if family == "llama" else 1.0, kl_weight=0.1)
+    out = tmp_path / "out"
+    samples = likely(model)  # 3 steps an epoch, so that the end is in the midst of one
+    first = hl.fine_tune(model, samples, recipe, out)
+    (out / "notes.txt").write_text("mine")
+    before = {file.name: hash_file(file) for file in out.iterdir()}
+    rows: list[Any] = []
+    again = hl.fine_tune(model, samples, recipe, out, report=rows.append)
+    assert again.found and not first.found and not rows and again.about == first.about and again.log == first.log
+    assert same(weights(first.network), weights(again.network))
+    assert {file.name: hash_file(file) for file in out.iterdir()} == before
+    refused(ArtefactError, "holds this fine-tuning already", hl.fine_tune, model, samples, recipe, out, resume=False)
+    shutil.rmtree(out)  # as if killed before it was written
+    last = hl.fine_tune(model, samples, recipe, out)
+    assert not last.found and last.log == first.log and last.about["training"]["steps"] == 4
+    assert same(weights(first.network), weights(last.network))
+    assert all(hash_file(out / name) == before[name] for name in before if name.endswith((".safetensors", ".jsonl")))
+
+
+def test_a_training_that_a_rule_stopped_says_so_and_is_not_replaced(plain: Model, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Rule(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_training_stop |= state.global_step == 3
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".recipe.json.1.partial").write_text("")  # what a kill left
+    hl.fine_tune(plain, SAMPLES, TINY, out, [Rule()])
+    about = json.loads((out / "recipe.json").read_text())["training"]
+    assert about == {"steps": 3, "planned": 4, "stopped": True}
+    again = hl.fine_tune(plain, SAMPLES, TINY, out)
+    assert again.found and again.about["training"] == about
+
+
+def test_only_a_checkpoint_with_all_its_parts_is_gone_on_from(plain: Model, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        hl.fine_tune(plain, SAMPLES, TINY, tmp_path / "out", [Stop(3)])
+    folder = tmp_path / "out.checkpoint"
+    assert _find_last(folder) == folder / "checkpoint-2"
+    for part in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "adapter_model.safetensors"):
+        later = shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
+        assert _find_last(folder) == later
+        (later / part).unlink()
+        assert _find_last(folder) == folder / "checkpoint-2", part
+        shutil.rmtree(later)
+
+
+def test_a_full_disk_ends_in_one_sentence_and_leaves_the_last_checkpoint(
+    plain: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = torch.save
+
+    def fail(content: Any, file: Any, *given: Any, **options: Any) -> None:
+        if "checkpoint-4" in str(file):
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+        write(content, file, *given, **options)
+
+    monkeypatch.setattr(torch, "save", fail)
+    refused(ArtefactError, "checkpoint of step 4 cannot be written", hl.fine_tune, plain, SAMPLES, TINY, tmp_path / "out")
+    assert _find_last(tmp_path / "out.checkpoint") == tmp_path / "out.checkpoint" / "checkpoint-2"
+
+
+def test_nothing_is_asked_of_any_network(plain: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+    from trl.trainer import base_trainer
+
+    asked: list[Any] = []
+
+    def ask(*given: Any, **options: Any) -> None:
+        asked.append(given)
+        raise OSError("no network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    monkeypatch.setattr(socket.socket, "connect", ask)
+    monkeypatch.setattr(base_trainer, "send_telemetry", ask)
+    light = hl.EffortCallback(SAMPLES[:8], every=2, focal_depth=1, keep="confidence", most_share=1.0)
+    hl.fine_tune(replace(plain, name="reference"), SAMPLES, TINY, tmp_path / "out", [light])
+    assert (tmp_path / "out.checkpoint" / "best" / "adapter_model.safetensors").exists() and not asked
+
+
+def test_answers_without_an_effort_are_counted_before_anything_is_trained(
+    plain: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = math.nan
+    check_known(BaseValues(np.array([0.1, 0.2, 0.3, 0.4, nan]), {}))
+    with pytest.warns(HyperLensWarning, match="2 of 5 answer tokens have no effort in the base"):
+        check_known(BaseValues(np.array([0.1, 0.2, 0.3, nan, nan]), {}))
+    unknown = BaseValues(np.full(12, nan), {})
+    monkeypatch.setattr("hyperlens.training.finetuning.tuning.keep_base_values", lambda *given: unknown)
+    effort = replace(TINY, effort_weight=1.0)
+    refused(InputError, "none of the 12 answer tokens", hl.fine_tune, plain, SAMPLES, effort)
+
+
+def test_a_model_that_fails_in_training_is_named_with_what_failed() -> None:
+    model = hl.load_model(build_family("xlnet"), build_tokenizer())
+    refused(ModelError, "XLNet.* cannot be trained by .* first step raised RuntimeError", hl.fine_tune, model, SAMPLES, TINY)
+
+
+def test_padding_is_proved_for_every_term(plain: Model) -> None:
+    unproved = replace(plain, certificate=replace(plain.certificate, paddings=()))
+    ragged = [*SAMPLES[:5], Sample("w20", " w21")]
+    for change in ({"effort_weight": 1.0}, {"kl_weight": 1.0}, {"label_smoothing": 0.1}):
+        refused(InputError, "in one batch wrongly", hl.fine_tune, unproved, ragged, replace(TINY, **change))
+
+
+def test_what_is_watched_of_a_task_is_not_trained_on_and_spread_evenly() -> None:
+    from hyperlens.cli import finetuning
+
+    trained = finetuning._draw("mathematics", 50, 0, False, 1, "")  # the seed of what is watched
+    found = finetuning._find_probe("mathematics", trained, False, 0, "")
+    known = {(one.prompt, one.target) for one in trained}
+    assert len(found) == finetuning.WATCHED and not known & {(one.prompt, one.target) for one in found}
+    levels = [sum(one.level == level for one in found) for level in {one.level for one in found}]
+    assert len(levels) == len({one.level for one in trained}) and max(levels) <= 3 * min(levels)
 
 
 def test_base_values_of_something_else_or_damaged_are_refused(plain: Model, tmp_path: Path) -> None:
@@ -392,9 +536,9 @@ def test_what_is_missing_is_named_with_its_extra(plain: Model, monkeypatch: pyte
 
 
 def test_the_command_line_trains_watches_and_says_what_to_do_next(
-    saved: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    saved: Path, plain: Model, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = "".join(json.dumps({"prompt": one.prompt, "target": one.target}) + "\n" for one in SAMPLES)
+    rows = "".join(json.dumps({"prompt": one.prompt, "target": one.target}) + "\n" for one in likely(plain))
     (tmp_path / "own.jsonl").write_text(rows)
     call = make_call(capsys, monkeypatch, "finetune", str(saved), str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"))
     options = "--steps 4 --batch 4 --log-every 2 --effort-weight 1 --focal-depth 1".split()
@@ -405,7 +549,8 @@ def test_the_command_line_trains_watches_and_says_what_to_do_next(
     assert sum("watched: accuracy" in line for line in lines) == 3
     assert lines[-1].startswith("Next: hyperlens compare") and lines[-1].endswith("/out")
     status, shown, _ = call(*options, "--json")
-    assert status == 0 and json.loads(shown.splitlines()[-1])["examples"]["tasks"] == {"own": 12}
+    result = json.loads(shown)
+    assert status == 0 and result["found"] and result["examples"]["tasks"] == {"own": 12}
     for words, sentence in (
         (["--rate", "0.5"], "holds another fine-tuning"),
         (["--effort-weight=-1"], "effort_weight is -1.0; give a number from 0 up"),
@@ -417,9 +562,25 @@ def test_the_command_line_trains_watches_and_says_what_to_do_next(
     assert status == 2 and "there is nothing to train on" in said
 
 
+def test_what_is_to_be_run_next_draws_other_samples_than_were_trained_on() -> None:
+    console = Console(file=io.StringIO(), width=400)
+    result = {
+        "out": "tuned",
+        "found": False,
+        "recipe": {"seed": 7},
+        "examples": {},
+        "base": {"name": "reference"},
+        "training": {"steps": 3, "planned": 4, "stopped": True},
+    }
+    show_fine_tuned(console, result, ["mathematics", "gsm8k"])
+    said = console.file.getvalue()
+    assert "hyperlens compare reference tuned --task mathematics --task gsm8k --seed 9" in said
+    assert "rows of gsm8k that were trained on" in said and "after step 3 of 4" in said
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_to_the_same_adapter(saved: Path, plain: Model, tmp_path: Path) -> None:
-    recipe = replace(TINY, effort_weight=1.0)
+    recipe, samples = replace(TINY, effort_weight=1.0), likely(plain)
     code = f"""
 import os, signal
 import hyperlens as hl
@@ -427,13 +588,13 @@ from hyperlens import FineTuneRecipe, Sample
 def kill(row):
     if row["step"] == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-hl.fine_tune(hl.load_model({str(saved)!r}), {SAMPLES!r}, {recipe!r}, "killed", report=kill)
+hl.fine_tune(hl.load_model({str(saved)!r}), {samples!r}, {recipe!r}, "killed", report=kill)
 """
     child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert (tmp_path / "killed.checkpoint" / "checkpoint-2").is_dir() and not (tmp_path / "killed").exists()
-    whole = hl.fine_tune(plain, SAMPLES, recipe, tmp_path / "whole")
-    again = hl.fine_tune(plain, SAMPLES, recipe, tmp_path / "killed")
+    whole = hl.fine_tune(plain, samples, recipe, tmp_path / "whole")
+    again = hl.fine_tune(plain, samples, recipe, tmp_path / "killed")
     assert same(weights(whole.network), weights(again.network)) and again.log == whole.log
     name = "adapter_model.safetensors"
     assert hash_file(tmp_path / "whole" / name) == hash_file(tmp_path / "killed" / name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +24,20 @@ from traced import words
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hyperlens as hl
+from hyperlens.diagnosis import MEASURES
 from hyperlens.errors import ArtefactError, HyperLensError, HyperLensWarning, InputError, ModelError
 from hyperlens.monitoring import callback as room
 from hyperlens.monitoring import keeping
 from hyperlens.monitoring import probe as probing
+from hyperlens.monitoring.reading import BLIND, compare_values
 from hyperlens.monitoring.spending import Spending
 
 PROBE = [
     hl.Sample(words(random_ids(1, 5, seed)[0].tolist()), f" w{20 + seed}", task="even" if seed % 2 else "odd")
     for seed in range(8)
 ]
+MANY = PROBE * 3
+"""So many that a change of them can be shown."""
 ROWS = [{"input_ids": row, "labels": row} for row in random_ids(32, 12, 50).tolist()]
 QUIET: dict[str, Any] = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "logging_steps": 2}
 
@@ -86,9 +92,9 @@ def draw_randomly(reading: Any) -> float:
 def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base file for the probe set beside which any model is blindly confident: always right, never sure, all effort."""
     folder = tmp_path_factory.mktemp("blind")
-    make_trainer(folder, make_light(), steps=1).train()
+    make_trainer(folder, make_light(probe=MANY), steps=1).train()
     document = json.loads((folder / keeping.BASE).read_text())
-    document["values"] |= {"accuracy": [1.0] * 8, "confidence": [0.0] * 8, "effort": [1.0] * 8}
+    document["values"] |= {"accuracy": [1.0] * 24, "confidence": [0.0] * 24, "effort": [1.0] * 24}
     return _write(folder / "blind.json", json.dumps(document))
 
 
@@ -267,18 +273,95 @@ def test_a_measurement_that_would_pass_the_cap_is_skipped_and_counted(tmp_path: 
 
 
 def test_blind_confidence_is_warned_of_once_and_flagged(tmp_path: Path, blind: Path) -> None:
-    trainer = make_trainer(tmp_path, light := make_light(base=blind, every=1), steps=2)
-    with pytest.warns(HyperLensWarning, match="blind confidence after step 0") as caught:
+    trainer = make_trainer(tmp_path, light := make_light(probe=MANY, base=blind, every=1), steps=2)
+    with pytest.warns(HyperLensWarning, match="blind confidence after step 1, .* this is reading 2 of 3") as caught:
         trainer.train()
-    assert len(caught) == 1 and [row["blind_confidence"] for row in measured_rows(trainer)] == [1.0] * 3
+    assert (
+        len(caught) == 1
+        and is_one_sentence(str(caught[0].message))
+        and [row["blind_confidence"] for row in measured_rows(trainer)] == [1.0] * 3
+    )
     assert light.readings[-1].verdict == "blind confidence" and light.readings[-1].changes["accuracy"].direction == "down"
 
 
 def test_a_training_stops_by_a_rule(tmp_path: Path, blind: Path) -> None:
-    trainer = make_trainer(tmp_path, make_light(base=blind, stop="blind confidence"), steps=6)
+    trainer = make_trainer(tmp_path, make_light(probe=MANY, base=blind, stop="blind confidence"), steps=6)
     with pytest.warns(HyperLensWarning, match="blind confidence"):
         trainer.train()
     assert trainer.state.global_step == 2 and measured_rows(trainer)[-1]["effort/stopped"] == 1.0
+
+
+def look(light: hl.EffortCallback, blind_looks: set[int], looks: int) -> tuple[list[bool], list[str]]:
+    """Whether the light would stop after each of so many fabricated readings, some blindly confident, and its warnings."""
+    same = {"struggle": np.ones(24), "commit": np.ones(24), "read": np.ones(24)}
+    light._base = {"accuracy": np.ones(24), "confidence": np.zeros(24), "effort": np.ones(24)} | same
+    light._looks, light._warned, light.readings, stops = looks, False, (), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HyperLensWarning)
+        for step in range(looks):
+            changed = {name: 1 - light._base[name] for name in ("accuracy", "confidence", "effort")}
+            reading = light._read(step, light._base | changed if step in blind_looks else light._base)
+            stops.append(light._should_stop(reading))
+    return stops, [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize(
+    ("blind_looks", "settled", "warned"),
+    [
+        (set(), set(), None),
+        ({2}, set(), None),
+        ({1, 3, 5}, set(), None),
+        ({0, 2, 3, 4}, {3, 4}, "after step 3, .* this is reading 4 of 6"),
+    ],
+)
+def test_a_pattern_has_to_be_shown_twice_in_a_row_but_a_function_decides_alone(
+    blind_looks: set[int], settled: set[int], warned: str | None
+) -> None:
+    probe = [hl.Sample("w1", " w2")] * 24
+    stops, said = look(make_light(probe=probe, stop="blind confidence"), blind_looks, 6)
+    assert {step for step, stop in enumerate(stops) if stop} == settled
+    assert len(said) == bool(warned) and all(re.search(str(warned), one) for one in said)
+    stops, _ = look(make_light(probe=probe, stop=lambda reading: reading.verdict == "blind confidence"), blind_looks, 6)
+    assert {step for step, stop in enumerate(stops) if stop} == blind_looks
+
+
+def test_of_a_task_with_few_samples_nothing_is_shown() -> None:
+    base = {name: np.ones(48) for name in MEASURES}
+    after = base | {"accuracy": np.zeros(48), "confidence": np.full(48, 2.0), "effort": np.zeros(48)}
+    reading = compare_values(1, after, base, ["many"] * 40 + ["few"] * 8)
+    assert {name: part.verdict for name, part in reading.tasks.items()} == {"many": BLIND, "few": "no change shown"}
+
+
+@pytest.mark.parametrize(("start", "end", "every"), [(0, 6, 2), (0, 7, 2), (3, 7, 2), (4, 8, 4), (0, 1, 100), (6, 7, 3)])
+def test_readings_are_counted_as_they_will_be_made(start: int, end: int, every: int) -> None:
+    made = [step for step in range(start + 1, end + 1) if step % every == 0 or step == end]
+    assert room._count_looks(start, end, every) == 1 + len(made)
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_whatever_fails_in_the_main_process_ends_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: bool
+) -> None:
+    told: list[Any] = []
+
+    def broadcast(decided: list[Any], src: int) -> None:
+        told.append(decided[0])
+        decided[0] = (False, None)[len(told) - 1]  # from the main process: its base is measured, its first look fails
+
+    def measure(probe: Any, measure: Callable[[Any], Any] = probing.measure_probe) -> Any:
+        if told:
+            raise RuntimeError("the accelerator is gone")
+        return measure(probe)
+
+    there = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, broadcast_object_list=broadcast)
+    monkeypatch.setattr(room, "dist", there)
+    monkeypatch.setattr(room, "measure_probe", measure)
+    trainer = make_trainer(tmp_path, make_light(every=1))
+    if not main:
+        monkeypatch.setattr(type(trainer.state), "is_world_process_zero", property(lambda state: False, lambda *_: None))
+    with pytest.raises(RuntimeError if main else HyperLensError, match="is gone" if main else "the main process .* failed"):
+        trainer.train()
+    assert told == ([False, None] if main else [False, False]) and trainer.state.global_step == 1
 
 
 def test_the_best_model_is_kept_by_the_rule_and_replaced_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +471,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path: Path, monk
 
 def test_a_base_of_another_probe_set_or_lens_is_refused(tmp_path: Path, blind: Path) -> None:
     identity = json.loads(blind.read_text())["probe"]
-    assert keeping.find_base(blind, identity)["accuracy"].tolist() == [1.0] * 8
+    assert keeping.find_base(blind, identity)["accuracy"].tolist() == [1.0] * 24
     for part, other in (("texts", "0"), ("lens", {"focal depth": 1}), ("layers", 3)):
         refuses(
             lambda part=part, other=other: keeping.find_base(blind, identity | {part: other}), InputError, f"its {part} differ"

@@ -2,6 +2,11 @@
 
 Two models read the same samples, mostly a base and its fine-tuned self; what is drawn again are pairs. Blind confidence is
 the paper's finding, its condition and all weaker patterns are ours (there is no public threshold).
+
+When a change counts as shown is ours too: `find_direction`, the one rule of the comparison, its page and the warning light. By
+its interval alone it would be found too often of few pairs: a percentile bootstrap of 2 values that do not differ in the mean
+excludes 0 in half of all cases, of 4 in 0.21, of 12 in 0.10, of 20 in 0.065 instead of 0.05. And answers are right or wrong:
+four that broke, with none mended, have an interval below 0 among any number of samples, and are chance with p = 0.125.
 """
 
 from __future__ import annotations
@@ -12,21 +17,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperlens.contrast import contrast_matched, estimate_mean, estimate_means
-from hyperlens.resampling import WIDTH, Interval
+from hyperlens.contrast import SignTest, contrast_matched, estimate_mean, estimate_means, sign_test
+from hyperlens.resampling import Interval, count_digits
 
 MEASURES = ("accuracy", "confidence", "effort", "struggle", "commit", "read")
 """What is measured of each sample: right or not, c_L, Ω, struggle length and commit state in layers, answer tokens."""
 UP, DOWN, STILL = "up", "down", "not shown"
 SMALLEST_CHANGE = 1e-5
-"""A mean change below this is rounding, as between batches of other sizes, however narrow its interval."""
+"""A change below this, of a sample or on average, is rounding, as between batches of other sizes, whatever its interval."""
+FEWEST_PAIRS = 20
+"""Of fewer pairs nothing counts as shown: percentile intervals exclude 0 too often by chance."""
+LARGEST_P = 0.05
+"""Of the exact sign test, by which a change of accuracy counts as shown."""
+RULE = (
+    f"A change counts as shown where at least {FEWEST_PAIRS} pairs have it and its interval excludes 0; that of accuracy, "
+    f"where the exact sign test of broken against mended samples has p ≤ {LARGEST_P} besides."
+)
 FEW_PAIRS = 100
-"""With so many samples, of which a fifth turned from right to wrong or back, accuracy has to fall by 0.09 to be shown; with
+"""With so many samples, of which a fifth turned from right to wrong or back, accuracy has to fall by 0.10 to be shown; with
 fewer, that a pattern was not shown says little."""
-TURNING = 0.2
+TURNING, FEWEST_TURNING = 0.2, 6
+"""The share of samples that usually turn, and how many have to, all of them one way, for the sign test to show it."""
 LITTLE = 0.05
 """A final confidence that changed by less than this changed little."""
 FEW_ALIKE = 30
+DIGITS = 3
 MANY = 0.05
 """Share of samples from which something about them is said."""
 QUADRANTS = (
@@ -37,7 +52,7 @@ QUADRANTS = (
     "tied",
     "undefined",
 )
-"""Where a sample can be: `tied` if either did not change at all, `undefined` if either is not known."""
+"""Where a sample can be: `tied` if either did not change (by `SMALLEST_CHANGE`), `undefined` if either is not known."""
 OUTCOMES = ("stayed right", "broke", "mended", "stayed wrong", "unknown")
 
 
@@ -183,16 +198,13 @@ PATTERNS = (
 
 @dataclass(frozen=True)
 class Change:
-    """Means of one measure over the pairs that have it on both sides, and of the `difference` after − before."""
+    """Means of one measure over the pairs that have it on both sides, and of the `difference` after − before, whose
+    `direction` is up or down where it counts as shown, else not shown."""
 
     before: Interval
     after: Interval
     difference: Interval
-
-    @property
-    def direction(self) -> str:
-        """up or down where the interval of the difference excludes 0, else not shown."""
-        return find_direction(self.difference)
+    direction: str
 
 
 @dataclass(frozen=True)
@@ -214,11 +226,15 @@ Columns = Mapping[str, np.ndarray]
 """The measures of one side: float `[sample]` each, NaN where unknown; accuracy is 0 or 1."""
 
 
-def find_direction(difference: Interval) -> str:
-    """up or down where a difference's interval excludes 0 and it is no mere rounding, else not shown."""
-    if abs(difference.value) >= SMALLEST_CHANGE and difference.low > 0:
-        return UP
-    return DOWN if abs(difference.value) >= SMALLEST_CHANGE and difference.high < 0 else STILL
+def find_direction(difference: Interval, p: float = 0.0) -> str:
+    """up or down where a change counts as shown, else not shown.
+
+    It does if its interval excludes 0, at least 20 pairs have it, it is no mere rounding, and `p`, for accuracy that of the
+    exact sign test, is at most 0.05. The first is the paper's condition as we read it, the others are ours on top.
+    """
+    if difference.n < FEWEST_PAIRS or p > LARGEST_P or not abs(difference.value) >= SMALLEST_CHANGE:
+        return STILL
+    return UP if difference.low > 0 else DOWN if difference.high < 0 else STILL
 
 
 def find_pattern(confidence: str, effort: str, accuracy: str) -> Pattern:
@@ -245,13 +261,17 @@ def estimate_changes(before: Columns, after: Columns, seed: int = 0) -> dict[str
     first, second = (np.where(unknown, np.nan, side) for side in (first, second))
     found = estimate_means(np.concatenate([first, second, second - first], axis=1), seed)
     thirds = (found[place : place + len(names)] for place in range(0, len(found), len(names)))
-    return {name: Change(*each) for name, *each in zip(names, *thirds, strict=True)}
+    ps = {"accuracy": sign_test(after["accuracy"] - before["accuracy"]).p} if "accuracy" in before else {}
+    return {
+        name: Change(*each, direction=find_direction(each[-1], ps.get(name, 0.0)))
+        for name, *each in zip(names, *thirds, strict=True)
+    }
 
 
 def find_quadrants(confidence_change: np.ndarray, effort_change: np.ndarray) -> np.ndarray:
     """The place of each sample's quadrant in `QUADRANTS`: int `[sample]`."""
     place = np.where(confidence_change > 0, 0, 2) + (effort_change > 0)
-    place[(confidence_change == 0) | (effort_change == 0)] = QUADRANTS.index("tied")
+    place[np.fmin(np.abs(confidence_change), np.abs(effort_change)) < SMALLEST_CHANGE] = QUADRANTS.index("tied")
     place[np.isnan(confidence_change) | np.isnan(effort_change)] = QUADRANTS.index("undefined")
     return place
 
@@ -278,6 +298,8 @@ def list_weaknesses(
 ) -> Iterator[str]:
     """One sentence for each thing that weakens a verdict on these pairs."""
     count = len(before["confidence"])
+    yield from _find_unreliable(changes)
+    yield from _find_chance(changes["accuracy"], sign_test(after["accuracy"] - before["accuracy"]))
     yield from _find_few(count, changes["accuracy"].difference)
     yield from _find_lengths(before["read"], after["read"], changes["read"])
     yield from _find_shares(changes, alike, matched)
@@ -286,18 +308,45 @@ def list_weaknesses(
         yield f"Of {undefined} of {count} samples the effort is undefined on a side; they are left out of ΔΩ."
 
 
+def _find_unreliable(changes: Mapping[str, Change]) -> Iterator[str]:
+    """Intervals of so few pairs that they are not gone by."""
+    pairs = {name: changes[name].difference.n for name in ("accuracy", "confidence", "effort")}
+    few = [f"{name} ({n})" for name, n in pairs.items() if 0 < n < FEWEST_PAIRS]
+    if few:
+        yield (
+            f"What fewer than {FEWEST_PAIRS} samples seem to show is unreliable, since their intervals exclude 0 too often by "
+            f"chance: changes of {', '.join(few)} count as not shown."
+        )
+
+
+def _find_chance(accuracy: Change, turned: SignTest) -> Iterator[str]:
+    """A change of accuracy that its interval shows, and the exact test does not."""
+    if find_direction(accuracy.difference) != accuracy.direction:
+        yield (
+            f"The interval of the change of accuracy excludes 0, but that {turned.negative} samples broke and "
+            f"{turned.positive} were mended can be chance (exact sign test, p = {turned.p:.3f}): it counts as not shown."
+        )
+
+
 def _find_few(count: int, accuracy: Interval) -> Iterator[str]:
     """Too few samples to show a fall of accuracy, or too few graded."""
     if not accuracy.n:
         yield "Of no sample it is known whether the answer is right, so that no change of accuracy can be shown."
     elif accuracy.n < (1 - MANY) * count:
         yield f"Of {count - accuracy.n} of {count} samples it is not known on both sides whether the answer is right."
-    if 0 < accuracy.n < FEW_PAIRS:
-        usual = WIDTH * math.sqrt(TURNING / accuracy.n)
+    if FEWEST_PAIRS <= accuracy.n < FEW_PAIRS:
         yield (
-            f"There are only {accuracy.n} samples: where a fifth of them turn from right to wrong or back, a change of "
-            f"accuracy by less than {min(1.0, usual):.2f} is not shown."
+            f"There are only {accuracy.n} samples: where a fifth of them, and at least {FEWEST_TURNING}, turn from right to "
+            f"wrong or back, a change of accuracy by less than {_find_smallest_shown(accuracy.n):.2f} is not shown."
         )
+
+
+def _find_smallest_shown(count: int) -> float:
+    """The smallest change of accuracy that the sign test shows of so many pairs, of which as many turn as usually do."""
+    turning = max(FEWEST_TURNING, round(TURNING * count))
+    sides = ((most, turning - most) for most in range(turning // 2, turning + 1))
+    shown = (most - rest for most, rest in sides if sign_test([1.0] * most + [-1.0] * rest).p <= LARGEST_P)
+    return next(shown) / count
 
 
 def _find_lengths(before: np.ndarray, after: np.ndarray, change: Change) -> Iterator[str]:
@@ -330,12 +379,15 @@ def _find_shares(changes: Mapping[str, Change], alike: Interval, matched: Interv
 
 
 def say_interval(interval: Interval) -> str:
-    """A difference and its interval, with their signs; said so where there is none."""
+    """A difference and its interval, with their signs, and digits that show every end that is not 0; said so where there is
+    none."""
     if math.isnan(interval.value):
         return "unknown"
     if math.isnan(interval.low):
         return _say_signed(interval.value)
-    return f"{_say_signed(interval.value)} [{_say_signed(interval.low)}, {_say_signed(interval.high)}]"
+    digits = count_digits((interval.low, interval.high), DIGITS)
+    value, low, high = (_say_signed(number, digits) for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _say_changes(changes: Mapping[str, Change]) -> str:
@@ -343,7 +395,7 @@ def _say_changes(changes: Mapping[str, Change]) -> str:
     return ", ".join(f"{said} {say_interval(changes[name].difference)}" for said, name in named) + "."
 
 
-def _say_signed(value: float) -> str:
-    """A number with its sign and three digits; 0 has none."""
-    said = f"{value:+.3f}"
-    return "0.000" if float(said) == 0 else said.replace("-", "−")
+def _say_signed(value: float, digits: int = DIGITS) -> str:
+    """A number with its sign; 0 has none."""
+    said = f"{value:+.{digits}f}"
+    return said[1:] if float(said) == 0 else said.replace("-", "−")

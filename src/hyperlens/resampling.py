@@ -15,7 +15,7 @@ to the width of an interval, as the 2,000 resamples do anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,6 +36,8 @@ SMALLEST_SHARE = 1e-9
 """A side varies if the controls leave more than this share of the variance of its ranks."""
 MOST_COUNTED = 4_000_000
 """Whole numbers below this are sorted by counting."""
+MORE_DIGITS, SMALLEST = 2, 1e-12
+"""Digits that an interval gets at most so that no end of it looks like 0 without being 0; what is below is a rounding error."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,25 @@ class Interval:
     n: int
 
 
+def count_digits(ends: Iterable[float | None], digits: int) -> int:
+    """How many digits an interval is said with: `digits`, or more where an `end` of it would else look like 0.
+
+    >>> count_digits((-0.06, -0.0004), 3), count_digits((0.0, 0.2), 2)
+    (4, 2)
+    """
+    known = [end for end in ends if end is not None and abs(end) > SMALLEST]
+    return digits + next((more for more in range(MORE_DIGITS) if all(round(end, digits + more) for end in known)), MORE_DIGITS)
+
+
 def check_seed(seed: int) -> None:
     """That every generator of random numbers takes it: numpy's, torch's and scikit-learn's. Raises InputError."""
     if not 0 <= seed < 2**32:
         raise InputError(f"the seed is {seed}; give a whole number from 0 to {2**32 - 1}")
+
+
+def next_seed(seed: int, step: int) -> int:
+    """Another seed, from which other samples are drawn."""
+    return (seed + step) % 2**32
 
 
 @lru_cache(maxsize=8)

@@ -189,8 +189,7 @@ class Splice:
         ends = [inputs.ids.shape[1] - 1] if read else []
         with self.lock, eager(), _wrapped(self.layers, visit):
             output = self._call(inputs, ends, memory, memory is not None)
-        if missing := set(record) - set(visit.recorded):
-            raise ModelError(f"state {min(missing)} of {type(self.model).__name__} never passed, so that it cannot be read")
+        visit.check_recorded(type(self.model).__name__)
         logits = output.logits.to(self.device)
         if not read:
             logits = logits[:0, 0:0].flatten(0, 1)
@@ -205,11 +204,12 @@ class Splice:
         """The states of these numbers, whole, as the caller's own calls of the model make them, with their gradients.
 
         Those of the first call that makes gradients, or makes none, as is the rule where the watch begins; other calls pass
-        unseen. Nothing of any call is changed.
+        unseen. Nothing of any call is changed. Raises ModelError at the end where a state never passed so.
         """
         visit = _Watch(self.anatomy, (), 0, None, set(), set(record), None, {}, self.device)
         with self.lock, eager(), _wrapped(self.layers, visit):
             yield visit.recorded
+        visit.check_recorded(type(self.model).__name__)
 
     def remember(self, inputs: Inputs, memory: Memory | None = None) -> Memory:
         """The model's own memory of a text, or of what `memory` is of and the text behind it; `memory` may be added to.
@@ -237,11 +237,13 @@ class Splice:
     def _call(self, inputs: Inputs, kept: list[int], memory: Memory | None = None, remember: bool = False) -> Any:
         """The model's output, with the logits of the columns that are `kept` where it can leave the others away.
 
-        What its signature does not know is not passed. The columns are a list: given a number, gemma4 leaves all other tokens
-        out of its last layers too, and a tensor would have to lie on the device of the last layer. Of a single column nothing
-        is to be left away, and picking it would be differentiated slowly.
+        What its signature does not know is not passed. What experts are balanced by is not asked for, whatever a trainer wrote
+        into the configuration: layers that are bypassed have none. The columns are a list: given a number, gemma4 leaves all
+        other tokens out of its last layers too, and a tensor would have to lie on the device of the last layer. Of a single
+        column nothing is to be left away, and picking it would be differentiated slowly.
         """
         wanted = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": kept, "return_dict": True}
+        wanted |= {"output_router_logits": False}
         if kept and inputs.ids.shape[1] == 1:
             del wanted["logits_to_keep"]
         wanted |= {"use_cache": remember} | ({} if memory is None else {memory.name: memory.cache})
@@ -283,6 +285,11 @@ class _Visit:
         else:
             output = original(*args, **{**kwargs, name: hidden})
         return self._leave(output) if number == len(self.anatomy.order) - 1 else output
+
+    def check_recorded(self, name: str) -> None:
+        """Raises ModelError where a state that was to be recorded never passed."""
+        if missing := self.record - set(self.recorded):
+            raise ModelError(f"state {min(missing)} of {name} never passed, so that it cannot be read")
 
     def _count(self, layer: int) -> int:
         """The number of this call. Raises ModelError where the model runs its layers in another order than on a plain text."""
@@ -333,6 +340,14 @@ class _Watch(_Visit):
         if number not in self.recorded and torch.is_grad_enabled() == self.gradients:
             self.shape = tuple(hidden.movedim(self.anatomy.axes, (0, 1)).shape[:2])
             super()._keep(number, hidden)
+
+    def check_recorded(self, name: str) -> None:
+        if (missing := self.record - set(self.recorded)) and self.gradients:
+            raise ModelError(
+                f"state {min(missing)} of {name} never passed with gradients, so that nothing can be learned through it; leave "
+                "away the terms that read it, or fine-tune another model"
+            )
+        super().check_recorded(name)
 
 
 def _with_state(output: Any, state: Tensor) -> Any:

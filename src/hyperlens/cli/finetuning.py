@@ -28,6 +28,7 @@ from hyperlens.cli.app import (
     working,
 )
 from hyperlens.errors import InputError
+from hyperlens.resampling import next_seed
 
 if TYPE_CHECKING:
     from hyperlens.tasks import Sample
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 WATCHED = 64
 """Samples of a task that are watched."""
+LEAST_WATCHED = 8
+"""Fewer show nothing."""
 
 
 @app.command()
@@ -92,7 +95,7 @@ def finetune(
     trust_remote_code: RemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Fine-tune MODEL on DATA, or on tasks, and let it keep its effort. Goes on where it was stopped."""
+    """Fine-tune MODEL on DATA, or on tasks, and let it keep its effort. Goes on where it was interrupted."""
     if not (files or task):
         raise InputError("there is nothing to train on; give files of examples, or --task NAME")
     if not watch and (stop or keep):
@@ -133,12 +136,12 @@ def finetune(
 
         samples = [one for file in files or [] for one in _read(file, chat)]
         samples += [one for name in dict.fromkeys(task or []) for one in _draw(name, limit, few_shot, chat, seed, data)]
-        probe = _find_probe(watch, chat, seed, data) if watch else []
+        probe = _find_probe(watch, samples, chat, seed, data) if watch else []
         rules = {"most_share": watch_share, "stop": stop or None, "keep": keep or None}
         callbacks = [_watch(probe, watch_every, focal_depth, **rules)] if watch else []
         loaded = load(model, dtype, device, device_map, revision, trust_remote_code)
     tuned = fine_tune(loaded, samples, recipe, out, callbacks, resume, print_json if json else _show_rows())
-    _show(tuned, json)
+    _show(tuned, task or [], json)
 
 
 def _read(file: Path, chat: bool) -> list[Sample]:
@@ -153,12 +156,25 @@ def _draw(name: str, limit: int, few_shot: int, chat: bool, seed: int, data: str
     return list(draw_task(TaskSpec(name, few_shot=few_shot, chat=chat), limit, seed, data).samples)
 
 
-def _find_probe(name: str, chat: bool, seed: int, data: str) -> list[Sample]:
-    """The samples of a file; or of a task, spread over its levels, and drawn from another seed than those to train on."""
+def _find_probe(name: str, trained: list[Sample], chat: bool, seed: int, data: str) -> list[Sample]:
+    """The samples of a file; or of a task, spread over its levels, none of which is trained on.
+
+    Raises InputError where too few are left of the task.
+    """
     if Path(name).exists():
         return _read(Path(name), chat)
-    drawn = _draw(name, WATCHED, 0, chat, seed + 1, data)
-    return drawn[:: max(1, len(drawn) // WATCHED)][:WATCHED]
+    known, limit, left, drawn = {(sample.prompt, sample.target) for sample in trained}, WATCHED, [], []
+    while len(left) < WATCHED and limit < 4 * (WATCHED + len(trained)):  # more only if needed: to draw takes its time
+        drawn = _draw(name, limit, 0, chat, next_seed(seed, 1), data)
+        left = [sample for sample in drawn if (sample.prompt, sample.target) not in known]
+        limit *= 4
+    if len(left) < LEAST_WATCHED:
+        raise InputError(
+            f"of {len(drawn)} samples of {name} {len(left)} are not trained on, which are too few to watch; train on fewer, or "
+            "watch another task"
+        )
+    count = min(WATCHED, len(left))
+    return [left[place * len(left) // count] for place in range(count)]
 
 
 def _watch(probe: list[Sample], every: int, focal_depth: int, **rules: Any) -> Any:
@@ -175,10 +191,10 @@ def _show_rows() -> Any:
     return lambda row: show_fine_tuning(console, row)
 
 
-def _show(tuned: Any, json: bool) -> None:
+def _show(tuned: Any, drawn: list[str], json: bool) -> None:
     from hyperlens.terminal import show_fine_tuned
 
     if json:
         print_json(tuned.describe())
     else:
-        show_fine_tuned(make_console(), tuned.describe())
+        show_fine_tuned(make_console(), tuned.describe(), drawn)

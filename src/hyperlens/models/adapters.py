@@ -68,7 +68,8 @@ def save_network(network: Any, folder: Path) -> None:
     """Save a network, or of an adapted one its adapter alone, which nobody is asked about: PEFT would ask the hub whether the
     base has as many tokens."""
     adapted = getattr(network, "peft_config", None) is not None and not isinstance(network, PreTrainedModel)
-    network.save_pretrained(folder, **({"save_embedding_layers": False} if adapted else {}))
+    options: dict[str, Any] = {"save_embedding_layers": False} if adapted else {}
+    network.save_pretrained(folder, **options)
 
 
 @contextmanager

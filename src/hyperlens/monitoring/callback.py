@@ -19,7 +19,16 @@ from hyperlens.diagnosis import PATTERNS, say_interval
 from hyperlens.errors import HyperLensError, HyperLensWarning, InputError
 from hyperlens.monitoring.keeping import BASE, find_base, read_best, save_base, save_best
 from hyperlens.monitoring.probe import Probe, check_samples, check_whole, kept_randomness, measure_probe, prepare_probe
-from hyperlens.monitoring.reading import BLIND, COMPARED, Reading, compare_values, identify_probe, list_logs, list_values
+from hyperlens.monitoring.reading import (
+    BLIND,
+    COMPARED,
+    Reading,
+    compare_values,
+    identify_probe,
+    is_settled,
+    list_logs,
+    list_values,
+)
 from hyperlens.monitoring.spending import Spending
 from hyperlens.tasks import Sample
 from hyperlens.trajectory import Trajectory
@@ -33,6 +42,8 @@ class EffortCallback(TrainerCallback):
     trajectory of the probe set, its folder, or the file `effort_base.json` that every training leaves in its output folder,
     where a resumed one finds it. Values go to the trainer's trackers once it is known: `callback.watch(trainer)`. `stop` ends
     the training at a pattern of `hyperlens.diagnosis`, such as "blind confidence", or where a function of the Reading says so.
+    Of the many looks at a training one may show a pattern by chance: it is warned of, and stops by its name, only where two
+    readings in a row show it. A function decides alone.
     `keep` saves the model of the highest "accuracy", "confidence" or "effort", or of the highest number that a function of the
     Reading gives, in the folder `best` of the output folder. A measurement with which all of them would take more than
     `most_share` of the time since the first step is skipped and counted. The weights are bit for bit those that the training
@@ -63,6 +74,7 @@ class EffortCallback(TrainerCallback):
         self._base: Mapping[str, np.ndarray]
         self._spending: Spending
         self._highest: float
+        self._looks: int
         self._warned: bool
 
     def watch(self, trainer: Trainer) -> EffortCallback:
@@ -77,12 +89,9 @@ class EffortCallback(TrainerCallback):
     ) -> TrainerControl:
         """Prove the lens and measure the base, or what a resumed training goes on from."""
         self.readings, self._warned = (), False
-        if not state.is_world_process_zero:
-            return control
-        if self._trainer is None:
+        if state.is_world_process_zero and self._trainer is None:
             _warn("EffortCallback knows no trainer, so that its values reach no tracker; call callback.watch(trainer)")
-        with kept_randomness():
-            self._begin(Path(str(args.output_dir)), state, control, given)
+        _lead(state, lambda: self._begin(Path(str(args.output_dir)), state, control, given))
         return control
 
     def on_step_end(
@@ -91,17 +100,14 @@ class EffortCallback(TrainerCallback):
         """Measure where it is due and not too dear; log, warn, keep the best, and stop as the rules say."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return control
-        stop = False
-        if state.is_world_process_zero:
-            with kept_randomness():
-                stop = self._check(Path(str(args.output_dir)), state, control, given)
-        if _agree(stop):
+        if _lead(state, lambda: self._check(Path(str(args.output_dir)), state, control, given)):
             control.should_training_stop = True
         return control
 
     def _begin(self, folder: Path, state: TrainerState, control: TrainerControl, given: Mapping[str, Any]) -> None:
         """Prove the lens, and measure the probe set before the first step."""
         resumed = state.global_step > 0
+        self._looks = _count_looks(state.global_step, state.max_steps, self.every)
         self._highest = self._find_highest(folder, resumed)
         check_whole(given["model"])
         self._probe = prepare_probe(given["model"], given.get("processing_class"), self.samples, self.focal_depth)
@@ -143,15 +149,16 @@ class EffortCallback(TrainerCallback):
         return row | ({"effort/stopped": 1.0} if stop else {}), stop
 
     def _read(self, step: int, values: Mapping[str, np.ndarray]) -> Reading:
-        """The reading of a measurement, kept, and warned of once where it shows blind confidence."""
+        """The reading of a measurement, kept, and warned of once where it and the last one show blind confidence."""
         reading = compare_values(step, values, self._base, [sample.task for sample in self.samples])
         self.readings += (reading,)
-        if reading.verdict == BLIND and not self._warned:
+        if is_settled(self.readings, BLIND) and not self._warned:
             self._warned = True
             changes = ", ".join(f"{name} {say_interval(reading.changes[name].difference)}" for name in COMPARED)
             _warn(
-                f"{BLIND} after step {step}: on the {reading.samples} probe samples the model is surer with less effort and "
-                f"right less often than the base ({changes})"
+                f"{BLIND} after step {step}, as in the reading before: on the {reading.samples} probe samples the model is "
+                f"surer with less effort and right less often than the base ({changes}); this is reading "
+                f"{len(self.readings)} of {self._looks}, and intervals are not adjusted for their number"
             )
         return reading
 
@@ -192,7 +199,7 @@ class EffortCallback(TrainerCallback):
     def _should_stop(self, reading: Reading) -> bool:
         if self.stop is None:
             return False
-        return reading.verdict == self.stop if isinstance(self.stop, str) else bool(self.stop(reading))
+        return is_settled(self.readings, self.stop) if isinstance(self.stop, str) else bool(self.stop(reading))
 
     def _log(self, row: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
         """Send a row to the trainer's trackers; without a trainer, to its history alone."""
@@ -228,6 +235,11 @@ def _name_rule(rule: object) -> str:
     return rule if isinstance(rule, str) else getattr(rule, "__qualname__", type(rule).__name__)
 
 
+def _count_looks(start: int, end: int, every: int) -> int:
+    """How many readings a training from one step to another has at most, that before its first step included."""
+    return 1 + end // every - start // every + (end % every > 0)
+
+
 def _finish_queue(probe: Probe) -> None:
     """Wait for what the training still has to compute, which would count as ours."""
     device = probe.model.splice.device
@@ -235,13 +247,27 @@ def _finish_queue(probe: Probe) -> None:
         torch.cuda.synchronize(device)
 
 
-def _agree(stop: bool) -> bool:
-    """What the main process decided, in all processes of a training."""
+def _lead(state: TrainerState, act: Callable[[], bool | None]) -> bool:
+    """Whether the main process, which alone acts, decided to stop, in all processes of a training; all end where it fails."""
+    decided = None if state.is_world_process_zero else False
+    try:
+        if state.is_world_process_zero:
+            with kept_randomness():
+                decided = bool(act())
+    finally:
+        decided = _agree(decided)  # whatever failed: the other processes wait for it
+    if decided is None:
+        raise HyperLensError("the main process of the training failed while it measured the probe set; see its own message")
+    return decided
+
+
+def _agree(decided: bool | None) -> bool | None:
+    """What the main process decided, in all processes of a training; None where it failed."""
     if not (dist.is_available() and dist.is_initialized()):
-        return stop
-    decided = [stop]
-    dist.broadcast_object_list(decided, src=0)
-    return decided[0]
+        return decided
+    told = [decided]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def _warn(message: str) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from hyperlens.artefact import place_folder, place_json
 from hyperlens.diagnosis import MEASURES, Columns
 from hyperlens.errors import ArtefactError, InputError, first_sentence
+from hyperlens.models.adapters import save_network
 from hyperlens.models.quiet import quiet
 from hyperlens.monitoring.reading import check_identity, identify_probe, list_values
 from hyperlens.trajectory import Trajectory
@@ -74,7 +75,7 @@ def save_best(folder: Path, model: Any, tokenizer: Any, about: Mapping[str, Any]
 
     def write(partial: Path) -> None:
         with quiet():
-            model.save_pretrained(partial)
+            save_network(model, partial)
             tokenizer.save_pretrained(partial)
         place_json(partial / ABOUT, {"written_by": "hyperlens", **about})
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hyperlens.diagnosis import LITTLE, OUTCOMES, PATTERNS, find_direction
+from hyperlens.diagnosis import DOWN, LITTLE, OUTCOMES, PATTERNS, RULE, SMALLEST_CHANGE, UP
 from hyperlens.plots import BESIDE, PAIR, Line, Points, Style, draw_differences, draw_quadrants
 from hyperlens.report.figures import Group, Panel
 from hyperlens.report.tables import Table
 from hyperlens.report.words import DEFINITIONS, NOTHING, join, say_interval, say_number, spell
-from hyperlens.resampling import Interval
 from hyperlens.runs.comparison import Comparison
 
 Row = Mapping[str, Any]
@@ -58,21 +57,21 @@ COMPARED_DEFINITIONS = (
         "Before, after, and their difference",
         "ours",
         "Two models read the same samples through the same lens. A difference is the mean of after − before over the samples "
-        "that both have, with its 95 % interval by a paired bootstrap: samples, each with both its sides, are drawn again. ▲ "
-        "and ▼ mark differences whose interval lies above or below 0. Intervals are not adjusted for their number.",
+        "that both have, with its 95 % interval by a paired bootstrap: samples, each with both its sides, are drawn again. "
+        f"{RULE} ▲ and ▼ mark those that rose, and fell. Intervals are not adjusted for their number.",
     ),
     (
         "Blind confidence",
         "paper",
         "Surer, with less effort, and right less often: what the paper reports of fine-tuning. That all three differences have "
-        "to exclude 0, and the names of the weaker patterns, are ours.",
+        "to be shown, and the names of the weaker patterns, are ours.",
     ),
     (
         "Quadrant and outcome",
         "ours",
         "A sample's quadrant says whether its final confidence and its effort went up or down. It is tied where one of them "
-        "did not change at all, and undefined where one is not known. Its outcome: it stayed right, broke (right before, wrong "
-        "after), mended, stayed wrong, or is unknown.",
+        f"changed by less than {SMALLEST_CHANGE:.5f}, and undefined where one is not known. Its outcome: it stayed right, "
+        "broke (right before, wrong after), mended, stayed wrong, or is unknown.",
     ),
 )
 
@@ -115,7 +114,7 @@ def list_verdicts(comparison: Comparison) -> list[Row]:
 def tabulate_patterns() -> Table:
     """All patterns with their conditions."""
     rows = tuple((pattern.name, pattern.condition, pattern.sentence) for pattern in PATTERNS)
-    caption = "The patterns. Up and down: the interval of the difference lies above, or below, 0."
+    caption = "The patterns. Up and down: the difference counts as shown, and lies above, or below, 0."
     return Table(caption, ("pattern", "found where", "what it says"), rows, 3)
 
 
@@ -123,7 +122,7 @@ def tabulate_changes(comparison: Comparison) -> Table:
     """Accuracy, confidence and effort over all, by task, and by level, at the main depth."""
     caption = (
         f"Means before → after and their difference with its interval, at m = {comparison.lens['depth']}: ▲ it rose, ▼ it "
-        "fell, neither where the interval includes 0."
+        "fell, neither where that does not count as shown."
     )
     return _tabulate(comparison, MAIN, caption)
 
@@ -300,11 +299,11 @@ def _say_change(change: Row, digits: int = 2) -> tuple[str, str]:
     """The means, and the difference with its mark and its interval."""
     means = " → ".join(say_number(change[when]["value"], digits) for when in ("before", "after"))
     value, _, interval = say_interval(change["difference"]).partition(" ")
-    return means, f"{value} {_mark(change['difference'])}".strip() + f"\n{interval}".rstrip()
+    return means, f"{value} {_mark(change)}".strip() + f"\n{interval}".rstrip()
 
 
-def _mark(difference: Row) -> str:
-    return {"up": "▲", "down": "▼"}.get(find_direction(Interval(**difference)), "")
+def _mark(change: Row) -> str:
+    return {UP: "▲", DOWN: "▼"}.get(change["direction"], "")
 
 
 def _say_fact(value: object) -> str:
@@ -318,7 +317,7 @@ def _draw_forest(rows: Sequence[Row], name: str) -> Any:
         labels = [EVERYTHING, *(f"level {row['level']}" for row in rows[1:])]
     line = Line(TITLES[name], labels, *([row[name]["difference"][end] for row in rows] for end in ("value", "low", "high")))
     figure = draw_differences([line], CHANGED, LONGEST)
-    shapes = ["circle" if _mark(row[name]["difference"]) else "circle-open" for row in rows]
+    shapes = ["circle" if _mark(row[name]) else "circle-open" for row in rows]
     figure.update_traces(marker_symbol=shapes, marker_color=PAIR[0])
     figure.update_xaxes(nticks=4, tickangle=0)
     return figure

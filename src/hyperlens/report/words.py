@@ -8,13 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hyperlens.report.data import Chapter, ReportData
+from hyperlens.resampling import count_digits
 from hyperlens.runs.summary import CLEAR, is_clear
 
 Row = Mapping[str, Any]
 NOTHING = "–"
-"""The largest p (Holm) of a clear difference."""
-MORE_DIGITS, SMALLEST = 2, 1e-12
-"""Digits that an interval gets at most so that no end of it looks like 0 without being 0; what is below is a rounding error."""
 
 DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     (
@@ -117,8 +115,7 @@ def say_interval(value: Any, digits: int = 2) -> str:
     """
     row = value if isinstance(value, Mapping) else vars(value)
     middle = next(row[name] for name in ("mean", "rho", "value") if name in row)
-    ends = [row[end] for end in ("low", "high") if row[end] is not None and abs(row[end]) > SMALLEST]
-    digits += next((more for more in range(MORE_DIGITS) if all(round(end, digits + more) for end in ends)), MORE_DIGITS)
+    digits = count_digits((row["low"], row["high"]), digits)
     low, high = (say_number(row[end], digits) for end in ("low", "high"))
     return say_number(middle, digits) + (f" [{low}, {high}]" if NOTHING not in (low, high) else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import zip_longest
@@ -15,6 +16,7 @@ from hyperlens.artefact import to_json
 from hyperlens.diagnosis import (
     MEASURES,
     OUTCOMES,
+    PATTERNS,
     QUADRANTS,
     Change,
     diagnose,
@@ -31,11 +33,12 @@ from hyperlens.runs.pairing import (
     check_comparable,
     choose_sides,
     find_other_makes,
+    find_turned,
     pair_samples,
     pick_depth,
     take_columns,
 )
-from hyperlens.runs.run import Run
+from hyperlens.runs.run import Run, open_run
 from hyperlens.runs.tokens import Place, Reading, Token, find_last, gather_readings, read_texts
 
 Row = dict[str, Any]
@@ -44,6 +47,7 @@ Group = tuple[str | None, int | None, np.ndarray]
 """A task, a level (None where all of them are meant), and the places of its pairs."""
 MOST_BROKEN = 20
 """Samples that broke which are kept with their trajectories; all are counted."""
+_ALARMS = {"alarm": 0, "warning": 1}
 _BROKEN_NUMBERS = ("confidence_before", "confidence_after", "effort_before", "effort_after")
 
 
@@ -92,7 +96,8 @@ class Comparison:
     `changes` has a row for each depth and group: over all (`task` and `level` None), by task, by task and level where a task
     has several. `accuracy`, `confidence`, `effort`, `struggle`, `commit` and `read` (answer tokens) each have the means
     `before` and `after` over the samples that have both, and of the `difference` after − before, as an interval (`value`,
-    `low`, `high`, `n`); `verdict` is the name of the pattern (see `hyperlens.diagnosis.PATTERNS`).
+    `low`, `high`, `n`), and its `direction`: up, down, or not shown; `verdict` is the name of the pattern (see
+    `hyperlens.diagnosis.PATTERNS`).
 
     `quadrants`: at the main depth, over all and by task, how many samples of each `quadrant` stayed right, broke, mended,
     stayed wrong, or are unknown. `verdicts`: over all and by task, the pattern's `name`, `tone` and `sentence`, what has
@@ -119,8 +124,8 @@ class Comparison:
 
 
 def compare_runs(
-    base: Run,
-    tuned: Run | None = None,
+    base: Run | str | os.PathLike[str],
+    tuned: Run | str | os.PathLike[str] | None = None,
     base_model: str | None = None,
     tuned_model: str | None = None,
     lens: str | None = None,
@@ -128,12 +133,13 @@ def compare_runs(
 ) -> Comparison:
     """Compare what two models did on the same samples: two runs, or two models of one (the first is the base by default).
 
-    Needs no model, only what the runs saved. Models, and a `lens` that both runs call so, are named where a run has several.
+    Runs are opened where their folders are given. Needs no model, only what the runs saved. Models, and a `lens` that both runs call so, are named where a run has several.
     `focal_depth` is the one that verdicts are given at: by default that chosen for the base. Samples that only one of the
     models could read are left out, and counted. Raises InputError where the runs are not of the same samples, read through the
     same lens in the same context at a common focal depth, or an adapter is of another base than the one that it is compared
     with.
     """
+    base, tuned = _open(base), None if tuned is None else _open(tuned)
     before, after = choose_sides(base, tuned, base_model, tuned_model, lens)
     depths = check_comparable(before, after)
     depth, seed = pick_depth(before, after, depths, focal_depth), base.store.study.seed
@@ -143,7 +149,7 @@ def compare_runs(
     changes = [estimate_changes(_pick(sides[0], rows), _pick(sides[1], rows), seed) for _, _, rows in groups]
     samples = _tabulate(first, *(_at_depth(side, depth) for side in sides))
     described = before.describe(), after.describe()
-    shared = [*find_other_makes(*described), *_find_lonely(lonely)]
+    shared = [*find_turned(*described), *find_other_makes(*described), *_find_lonely(lonely)]
     return Comparison(
         *described,
         {
@@ -160,6 +166,15 @@ def compare_runs(
         tuple(_gather_broken(before, after, samples, depth)),
         int(np.count_nonzero(samples["outcome"] == "broke")),
     )
+
+
+def rank_verdicts(verdicts: Sequence[Row]) -> list[Row]:
+    """The verdicts, the most alarming one first: blind confidence, other alarms, warnings; else in their order."""
+    return sorted(verdicts, key=lambda row: (_ALARMS.get(row["tone"], len(_ALARMS)), row["name"] != PATTERNS[0].name))
+
+
+def _open(run: Run | str | os.PathLike[str]) -> Run:
+    return run if isinstance(run, Run) else open_run(run)
 
 
 def _list_groups(frame: pd.DataFrame) -> Iterator[Group]:

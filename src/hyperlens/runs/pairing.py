@@ -222,6 +222,12 @@ def _say(value: Any) -> str:
     return ", ".join(map(repr, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
+def find_turned(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """That of two described sides the one before was made of the one after."""
+    if before["base"] is not None and before["base"] == after["fingerprint"]:
+        yield f"{before['model']} is an adapter on {after['model']}: is the order turned round?"
+
+
 def find_other_makes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """One sentence for each way in which two described sides were not run alike."""
     versions = [", ".join(f"{name} {number}" for name, number in side["versions"].items()) for side in (before, after)]

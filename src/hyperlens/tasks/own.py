@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperlens.errors import InputError
+from hyperlens.tasks.chats import MESSAGES, is_chat, read_chat
 from hyperlens.tasks.datasets.data_set import NO_ANSWER, DataSet, Make
 from hyperlens.tasks.files import check_level, list_texts
 from hyperlens.tasks.grading import grade_option
@@ -36,30 +37,42 @@ def is_templated(spec: TaskSpec) -> bool:
 
 
 def put_rows(spec: TaskSpec, folder: Path) -> Make:
-    """How the task puts a row. Without a template of the prompt, the columns `prompt` (or `text`), `target`, `options`, `gold`,
-    `level`, `id` and `images` are what they are called, as far as there are such."""
+    """How the task puts a row. Without a template of the prompt, the columns `prompt` (or `text`), `target` (or `completion`),
+    `options`, `gold`, `level`, `id` and `images` are what they are called, as far as there are such; `messages` are a chat."""
 
     def make(row: Row) -> Sample | str:
         def column(field: str) -> str:
             given = getattr(spec, field)
             return given if given or spec.prompt or field not in row.columns else field
 
-        template = spec.prompt or ("{text}" if "text" in row.columns and "prompt" not in row.columns else "{prompt}")
-        target = spec.target or ("{target}" if not spec.prompt and "target" in row.columns else "")
-        prompt, answer = fill_template(template, row), fill_template(target, row) if target else None
-        if prompt is None or not prompt.strip():
+        sample = _fill(spec, row)
+        if not sample.prompt.strip():
             return "without a prompt"
         images = () if spec.prompt else list_texts(row, "images", row.place, '["cat.png"]')
-        sample = Sample(
-            prompt,
-            answer,
+        sample = replace(
+            sample,
             level=_read_level(row, column("level")),
             id=str(row[column("id")] or "") if column("id") else "",
             images=tuple(str(folder / image) for image in images),
         )
-        return _choose(sample, row, column("options"), column("gold"))
+        return sample if sample.chat else _choose(sample, row, column("options"), column("gold"))
 
     return make
+
+
+def _fill(spec: TaskSpec, row: Row) -> Sample:
+    """The prompt, empty where the row has none, and the target: by their templates, of a chat, or of what columns are called."""
+    if not spec.prompt and is_chat(row):
+        sample = read_chat(row)
+        return replace(sample, target=fill_template(spec.target, row)) if spec.target else sample
+    prompt = spec.prompt or _find_column(row, "prompt", "text", MESSAGES) or "{prompt}"
+    target = spec.target or ("" if spec.prompt else _find_column(row, "target", "completion"))
+    return Sample(fill_template(prompt, row) or "", fill_template(target, row) if target else None)
+
+
+def _find_column(row: Row, *names: str) -> str:
+    """The template of the first of these columns that there is; empty where there is none."""
+    return next((f"{{{name}}}" for name in names if name in row.columns), "")
 
 
 def _choose(sample: Sample, row: Row, options: str, gold: str) -> Sample | str:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hyperlens.diagnosis import DOWN, OUTCOMES, UP, find_direction
-from hyperlens.resampling import Interval
+from hyperlens.diagnosis import DOWN, OUTCOMES, UP
+from hyperlens.resampling import count_digits
 from hyperlens.runs.comparison import Broken, Comparison
 from hyperlens.terminal.cells import draw_line, make_safe, spell, spell_whole
 
@@ -40,7 +40,9 @@ def _drop_twin(rows: Sequence[Row]) -> list[Row]:
 
 def _show_changes(console: Console, rows: Sequence[Row]) -> None:
     """The means before and after, and their difference, of each group."""
-    table = Table(title="What changed: before → after, after − before [95 %]; ▲ ▼ where 0 is excluded", title_justify="left")
+    table = Table(
+        title="What changed: before → after, after − before [95 %]; ▲ ▼ where it counts as shown", title_justify="left"
+    )
     for name in ("task", "level", "n", "accuracy", "confidence", "Ω", "struggle", "commit"):
         table.add_column(name, justify="left" if name == "task" else "right")
     table.add_column("pattern")
@@ -64,11 +66,11 @@ def _show_changes(console: Console, rows: Sequence[Row]) -> None:
 
 def _spell_change(change: Row, digits: int) -> str:
     """Both means on one line, the difference below."""
-    difference = Interval(**change["difference"])
+    difference = change["difference"]
     means = " → ".join(spell(change[when]["value"], digits) for when in ("before", "after"))
-    ends = ", ".join(spell(end, digits) for end in (difference.low, difference.high))
-    sign = SIGNS.get(find_direction(difference), " ")
-    return f"{means}\n{sign} {spell(difference.value, digits)} [{ends}]"
+    sign, digits = SIGNS.get(change["direction"], " "), count_digits((difference["low"], difference["high"]), digits)
+    value, low, high = (spell(difference[name], digits) for name in ("value", "low", "high"))
+    return f"{means}\n{sign} {value} [{low}, {high}]"
 
 
 def _show_quadrants(console: Console, rows: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from hyperlens.artefact import read_document, read_table, write_artefact
 from hyperlens.certificate import pad_texts
-from hyperlens.errors import ArtefactError, InputError
+from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
 from hyperlens.models import Model
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tracing import Limits
@@ -26,6 +27,8 @@ from hyperlens.training.finetuning.examples import Example, Examples
 from hyperlens.training.finetuning.recipe import FineTuneRecipe
 
 KIND, TABLE = "base values", "effort"
+MOST_UNKNOWN = 0.2
+"""Share of the answer tokens without an effort, above which a user is warned."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,9 @@ def keep_base_values(model: Model, examples: Examples, recipe: FineTuneRecipe, f
 def measure_base(model: Model, examples: Examples, recipe: FineTuneRecipe) -> np.ndarray:
     """Ω at each measured token, as the effort term reads it: at the recipe's focal depth, over its states.
 
-    Raises InputError where the model cannot be read so.
+    Raises InputError where the focal depth leaves no state.
     """
     splice, states = model.splice, choose_states(model.layers, recipe.focal_depth, recipe.states)
-    if recipe.batch > recipe.accumulation and "right" not in model.certificate.paddings:
-        raise InputError(
-            f"{model.name} reads texts of several lengths in one batch wrongly; give an accumulation as large as the batch, "
-            f"which is {recipe.batch}"
-        )
     kept: dict[int, np.ndarray] = {}
     with splice.lock, at_rest(model.network), show_progress(Limits(), "effort of the base", len(examples.rows)) as advance:
         for numbers in _batch(model, examples):
@@ -88,6 +86,23 @@ def measure_base(model: Model, examples: Examples, recipe: FineTuneRecipe) -> np
                 kept[number] = effort[probes.rows == row].double().cpu().numpy()
             advance(len(numbers))
     return np.concatenate([kept[number] for number in range(len(examples.rows))])
+
+
+def check_known(values: BaseValues) -> None:
+    """Warn where more than a fifth of the answer tokens have no effort in the base; InputError where none has one."""
+    unknown, count = values.undefined, len(values.effort)
+    if unknown == count:
+        raise InputError(
+            f"none of the {count} answer tokens has an effort in the base, whose confidence in each is below 0.01, so that "
+            "there is none to keep; leave the effort term away"
+        )
+    if unknown > MOST_UNKNOWN * count:
+        warnings.warn(
+            f"{unknown} of {count} answer tokens have no effort in the base, whose confidence in them is below 0.01; the "
+            "effort term minds the others alone",
+            HyperLensWarning,
+            stacklevel=3,
+        )
 
 
 def _batch(model: Model, examples: Examples) -> Iterator[list[int]]:

@@ -110,6 +110,12 @@ def _make_example(encoded: Encoded, end: int | None, name: str) -> Example:
 
 
 def _check_targets(samples: Sequence[Sample]) -> None:
+    for number, sample in enumerate(samples, 1):
+        if not isinstance(sample, Sample):
+            raise InputError(
+                f"text {number} is of type {type(sample).__name__}; give hl.Sample(prompt, target), or read a file of them with "
+                "hl.read_samples"
+            )
     without = [number for number, sample in enumerate(samples, 1) if not (sample.target or "").strip()]
     if without:
         raise InputError(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from hyperlens.errors import InputError
+from hyperlens.resampling import check_seed
 
 RATES = {"lora": 2e-4, "full": 2e-5}
 """Methods, and the learning rate that is usual for each."""
@@ -52,7 +53,8 @@ class FineTuneRecipe:
     kl_weight: float = 0.0
     """Weight of KL(base ‖ tuned) at the answer tokens."""
     effort_weight: float = 0.0
-    """Weight λ of the effort term, the shortfall of Ω at the answer tokens."""
+    """Weight λ of the effort term: the shortfall of Ω, summed over the tokens that have one in the base, and divided by all
+    answer tokens of the step. Those whose Ω means nothing, and the token that ends a text, add 0 and are counted."""
     focal_depth: int = 2
     """Number m of deepest layers at which the term reads Ω."""
     states: int = 4
@@ -101,9 +103,10 @@ class FineTuneRecipe:
         for name in (*COUNTS, "save_every", "log_every", "steps", "length"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number from 1 up")
-        for name in ("warmup", "weight_decay", "kl_weight", "effort_weight", "focal_depth", "seed"):
+        for name in ("warmup", "weight_decay", "kl_weight", "effort_weight", "focal_depth"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number from 0 up")
+        check_seed(self.seed)
         for name in ("rate", "epochs", "clip", "lora_alpha"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number above 0")

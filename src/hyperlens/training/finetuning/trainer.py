@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hyperlens.effort import measure_shortfall
-from hyperlens.errors import InputError
+from hyperlens.errors import ArtefactError, HyperLensError, InputError, ModelError, first_sentence, is_memory_error
 from hyperlens.models import Model
+from hyperlens.models.adapters import save_network
 from hyperlens.splice import Inputs, Probes, Splice, at_rest
 from hyperlens.training.effort_term import choose_states, read_effort
 from hyperlens.training.finetuning.examples import LEFT_OUT
+from hyperlens.training.finetuning.keeping import load_weights
 from hyperlens.training.finetuning.recipe import DECAYS, FineTuneRecipe
 from hyperlens.training.finetuning.terms import find_answers, read_spread
 
@@ -48,13 +53,16 @@ class EffortTrainer(SFTTrainer):
     `model` is the network that is trained, `base` the model as it was, which stays so. Where the recipe has no term the loss is
     SFTTrainer's own. Each row of the log has, of those terms that are at work, `kl` (nats) and `effort/term`, means over the
     answer tokens of its steps, and Ω of the network and of the base, `effort/mean` and `effort/base`, over those that have one
-    in both. Raises InputError where a loss or a gradient is not finite.
+    in both; each is a sum over tokens, divided when it is logged. Nothing is sent anywhere. Raises InputError where a loss or a
+    gradient is not finite, ModelError where the first step fails, ArtefactError where a checkpoint cannot be written or read.
     """
 
     def __init__(self, model: Any, base: Model, splice: Splice, recipe: FineTuneRecipe, **options: Any) -> None:
         super().__init__(model=model, data_collator=Collator(splice.filler), **options)
         self.base, self.splice, self.recipe = base, splice, recipe
         self.chosen = choose_states(splice.depth, recipe.focal_depth, recipe.states) if recipe.effort_weight else ()
+        self.sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        self.runs = False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -75,7 +83,18 @@ class EffortTrainer(SFTTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One part of a step."""
-        loss = super().training_step(*args, **kwargs)
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except HyperLensError:
+            raise
+        except Exception as error:  # the model's own code may raise anything; later steps do what the first one did
+            if self.runs or is_memory_error(error):
+                raise
+            raise ModelError(
+                f"{self.base.name} cannot be trained by TRL's SFTTrainer: its first step raised {type(error).__name__} "
+                f"({first_sentence(error)}); fine-tune another model"
+            ) from error
+        self.runs = True
         if not torch.isfinite(loss):
             self._refuse(f"the loss is {loss.item()}")
         return loss
@@ -101,7 +120,7 @@ class EffortTrainer(SFTTrainer):
         base = None if own is None else lambda place: self._read_base(own[place])
         sums = read_spread(self.splice, probes.pick(left), targets, base)
         if own is not None:
-            self._note("kl", sums.kl / len(targets))
+            self._note("kl", sums.kl, len(targets))
         return recipe.label_smoothing * sums.smoothing + recipe.kl_weight * sums.kl
 
     def _mind(
@@ -112,15 +131,16 @@ class EffortTrainer(SFTTrainer):
             return 0.0
         wanted = effort[probes.rows, probes.positions + 1]
         known = ~wanted.isnan()
-        wanted, places = wanted[known], Probes(probes.rows[known], probes.positions[known])
-        if not len(wanted):
+        if not known.any():
+            self._note("effort/term", 0.0, len(targets))
             return 0.0
+        wanted, places = wanted[known], Probes(probes.rows[known], probes.positions[known])
         found = read_effort(self.splice, text, recorded, self.chosen, self.recipe.focal_depth, places, targets[known])
         term = measure_shortfall(found, wanted.to(found.dtype), self.recipe.aim, self.recipe.shift).sum()
-        self._note("effort/term", term / len(targets))
+        self._note("effort/term", term, len(targets))
         if (both := ~found.isnan()).any():
-            self._note("effort/mean", found[both].mean())
-            self._note("effort/base", wanted[both].mean())
+            self._note("effort/mean", found[both].sum(), int(both.sum()))
+            self._note("effort/base", wanted[both].sum(), int(both.sum()))
         return self.recipe.effort_weight * term
 
     @torch.no_grad()
@@ -137,8 +157,37 @@ class EffortTrainer(SFTTrainer):
         with splice.lock, at_rest(splice.model):
             return splice.head(left)
 
-    def _note(self, name: str, value: Tensor) -> None:
-        self._metrics["train"][name].append(value.item())
+    def _note(self, name: str, total: Tensor | float, count: int) -> None:
+        before, tokens = self.sums[name]
+        self.sums[name] = before + float(total), tokens + count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """A row of the log, with the means over all tokens since the row before."""
+        logs.update({name: total / count for name, (total, count) in self.sums.items()})
+        self.sums.clear()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not isinstance(error, OSError | SafetensorError) and not _says_unwritten(error):
+                raise
+            reason = getattr(error, "strerror", None) or first_sentence(error)
+            raise ArtefactError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} ({reason}); make "
+                "room, then go on from the last whole one"
+            ) from None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The network of a checkpoint; recipe and tokenizer are known without it."""
+        save_network(self.model, Path(output_dir or self.args.output_dir or ""))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL's would go to the hub."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: a card of TRL's says nothing of what was trained here."""
@@ -172,3 +221,8 @@ def make_config(recipe: FineTuneRecipe, folder: str, saving: bool, device: torch
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def _says_unwritten(error: RuntimeError) -> bool:
+    """Whether torch.save, which has no error of its own for it, could not write a file."""
+    return any(words in str(error) for words in ("inline_container", "PytorchStreamWriter", "iostream error"))

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 
-from hyperlens.errors import ArtefactError, HyperLensWarning, InputError, first_sentence
+from hyperlens.errors import InputError, first_sentence
 from hyperlens.models import Model
-from hyperlens.models.adapters import name_adapters, unwrap
+from hyperlens.models.adapters import name_adapters
 from hyperlens.models.precision import require_extra
 from hyperlens.models.quiet import quiet
-from hyperlens.splice import Splice
 from hyperlens.tasks import Sample
-from hyperlens.training.finetuning.base_values import BaseValues, keep_base_values
+from hyperlens.training.finetuning.base_values import BaseValues, check_known, keep_base_values
 from hyperlens.training.finetuning.examples import Examples, prepare_examples
 from hyperlens.training.finetuning.keeping import (
     VALUES,
     begin_checkpoints,
-    check_out,
     describe,
     find_checkpoints,
+    holds_tuned,
     identify,
+    load_weights,
+    read_tuned,
     save_tuned,
 )
+from hyperlens.training.finetuning.loop import Row, train
 from hyperlens.training.finetuning.recipe import FineTuneRecipe
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,8 @@ class FineTuned:
     `network` is what `load_model` takes together with the model's tokenizer: a PeftModel on the weights of the given model, or
     with the method "full" a copy of it. `log` has a row per `log_every` steps: `step`, `epoch`, `loss`, `grad_norm`,
     `learning_rate`, and what terms are at work. `about` says what it was made of; `base` has the effort of the given model at
-    the answer tokens, if that was needed; `out` is where the network was saved, if anywhere.
+    the answer tokens, if that was needed and is kept; `out` is where the network was saved, if anywhere, and `found` whether an
+    earlier call had done so, and this one trained nothing.
     """
 
     network: Any = field(repr=False)
@@ -56,10 +53,11 @@ class FineTuned:
     about: Mapping[str, Any] = field(repr=False)
     base: BaseValues | None = None
     out: Path | None = None
+    found: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What it was made of, and where it lies."""
-        return {"out": None if self.out is None else str(self.out), **self.about}
+        return {"out": None if self.out is None else str(self.out), "found": self.found, **self.about}
 
 
 def fine_tune(
@@ -74,31 +72,47 @@ def fine_tune(
     """Fine-tune `model` on the targets of `samples`, each encoded as it is measured; the model itself stays as it is.
 
     With `out`, what came of it is saved there, to be loaded by its path: an adapter, or the whole model. Then checkpoints are
-    kept beside it, in `OUT.checkpoint`, and a training that was stopped goes on from the last one to the same result, bit for
-    bit on the same machine. `callbacks` are those of transformers' Trainer; one with a method `watch`, such as EffortCallback,
-    is given the trainer; without `out`, what they save in its folder is gone at the end. `report` is given each row of the log.
-    Random states are set from the recipe's seed. All computing is in the model's own dtype, on its device, in
-    one process. Raises InputError for samples, a recipe or a model that cannot be used, and where the loss is not finite;
-    ArtefactError where `out` or a checkpoint cannot be used; ModelError where TRL or PEFT are not installed.
+    kept beside it, in `OUT.checkpoint`, and a training that was interrupted goes on from the last one to the same result, bit
+    for bit on the same machine; where `out` holds the same already, it is read, and nothing is trained. Without `resume` all
+    begins anew, with an `out` that is not there. `callbacks` are those of transformers' Trainer; one with a method `watch`,
+    such as EffortCallback, is given the trainer; without `out`, what they save in its folder is gone at the end. `report` is
+    given each row of the log. Random states are set from the recipe's seed. All computing is in the model's own dtype, on its
+    device, in one process. Warns where the base has no effort at many answer tokens. Raises InputError for samples, a recipe
+    or a model that cannot be used, and where the loss is not finite; ArtefactError where `out` or a checkpoint cannot be used;
+    ModelError where TRL or PEFT are not installed, and where the model fails in the first step.
     """
     recipe = recipe or FineTuneRecipe()
     for package in ("trl", "peft", "datasets"):
         require_extra(package, "fine-tuning", "finetune")
     _check_model(model, recipe)
     examples = prepare_examples(model, samples, recipe)
+    _check_padding(model, examples, recipe)
     identity, place, folder, last = identify(model, examples, recipe), None, None, None
     if out is not None:
-        place = check_out(Path(out), identity)
+        place = Path(out).absolute()
+        if holds_tuned(place, identity, resume):
+            return _find_tuned(model, examples, recipe, place)
         folder = find_checkpoints(place)
         last = begin_checkpoints(folder, identity, resume)
-    values = folder and folder / VALUES
-    base = keep_base_values(model, examples, recipe, values) if recipe.effort_weight else None
+    base = keep_base_values(model, examples, recipe, folder and folder / VALUES) if recipe.effort_weight else None
+    if base is not None:
+        check_known(base)
     with _copied(model, recipe) as network:
-        log = _train(model, network, examples, recipe, base, folder, last, callbacks, report)
-    about = describe(model, examples, recipe, None if base is None else base.undefined)
+        log, training = train(model, network, examples, recipe, base, folder, last, callbacks, report)
+    about = describe(model, examples, recipe, None if base is None else base.undefined, training)
     if place is not None:
         save_tuned(network, model, place, about, log)
     return FineTuned(network, tuple(log), recipe, about, base, place)
+
+
+def _find_tuned(model: Model, examples: Examples, recipe: FineTuneRecipe, place: Path) -> FineTuned:
+    """What an earlier call left. Raises ArtefactError."""
+    about, log = read_tuned(place)
+    values = find_checkpoints(place) / VALUES
+    base = keep_base_values(model, examples, recipe, values) if recipe.effort_weight and values.exists() else None
+    with _copied(model, recipe) as network:
+        load_weights(network, place)
+    return FineTuned(network, tuple(log), recipe, about, base, place, found=True)
 
 
 def _check_model(model: Model, recipe: FineTuneRecipe) -> None:
@@ -116,6 +130,16 @@ def _check_model(model: Model, recipe: FineTuneRecipe) -> None:
         raise InputError(
             f"{torch.cuda.device_count()} GPUs are visible, and fine-tuning uses one; let CUDA_VISIBLE_DEVICES name it, or "
             "spread the model with a device_map"
+        )
+
+
+def _check_padding(model: Model, examples: Examples, recipe: FineTuneRecipe) -> None:
+    """Raises InputError where a term would read a padded batch of a model that reads such a one wrongly."""
+    ragged = recipe.batch > recipe.accumulation and len({len(row.ids) for row in examples.rows}) > 1
+    if ragged and not recipe.plain and "right" not in model.certificate.paddings:
+        raise InputError(
+            f"{model.name} reads texts of several lengths in one batch wrongly; give an accumulation as large as the batch, "
+            f"which is {recipe.batch}"
         )
 
 
@@ -172,81 +196,3 @@ def _undo(network: Any) -> None:
             network.disable_input_require_grads()
     network.zero_grad()
     network.eval()
-
-
-def _train(
-    model: Model,
-    network: Any,
-    examples: Examples,
-    recipe: FineTuneRecipe,
-    base: BaseValues | None,
-    folder: Path | None,
-    last: Path | None,
-    callbacks: Sequence[TrainerCallback],
-    report: Callable[[Row], None],
-) -> list[Row]:
-    """Let the trainer train; gives its log."""
-    with ExitStack() as stack:
-        kept = str(folder) if folder else stack.enter_context(tempfile.TemporaryDirectory(prefix="hyperlens-"))
-        stack.enter_context(quiet())
-        warnings.simplefilter("always", HyperLensWarning)  # those of callbacks are for the user
-        from hyperlens.training.finetuning.trainer import EffortTrainer, make_config
-
-        try:
-            trainer = EffortTrainer(
-                network,
-                model,
-                Splice(unwrap(network)),
-                recipe,
-                args=make_config(recipe, kept, folder is not None, model.splice.device),
-                train_dataset=_tabulate(examples, base),
-                processing_class=model.tokenizer,
-            )
-        except ValueError as error:
-            raise InputError(f"the trainer does not take {model.name} ({first_sentence(error)})") from None
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Reporter(report))
-        for callback in callbacks:
-            trainer.add_callback(callback)
-            if callable(watch := getattr(callback, "watch", None)):
-                watch(trainer)
-        try:
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or first_sentence(error)
-            raise ArtefactError(
-                f"a checkpoint in {kept} cannot be written or read ({reason}); make room, then go on from the last whole one"
-            ) from None
-        return [_pick(row) for row in trainer.state.log_history if "train_runtime" not in row]
-
-
-def _pick(row: Mapping[str, Any]) -> Row:
-    """A row of the log without what a resumed training counts anew."""
-    return {name: value for name, value in row.items() if name != "num_tokens"}
-
-
-class _Reporter(TrainerCallback):
-    """Has the last step logged, and gives each row of the log on."""
-
-    def __init__(self, report: Callable[[Row], None]) -> None:
-        self.report = report
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        control.should_log |= state.global_step == state.max_steps
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
-        if logs and "train_runtime" not in logs:
-            self.report({"step": state.global_step, "steps": state.max_steps, **_pick(logs)})
-
-
-def _tabulate(examples: Examples, base: BaseValues | None) -> Any:
-    """The examples as the trainer takes them."""
-    from datasets import Dataset
-
-    from hyperlens.training.finetuning.trainer import BASE_EFFORT
-
-    columns: dict[str, Any] = {
-        "input_ids": [list(row.ids) for row in examples.rows],
-        "labels": [row.labels for row in examples.rows],
-    }
-    return Dataset.from_dict(columns if base is None else {**columns, BASE_EFFORT: base.split(examples)})
