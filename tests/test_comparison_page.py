@@ -171,7 +171,7 @@ def test_the_verdict_comes_first_with_what_weakens_it(comparison, page, tmp_path
 def test_no_section_is_empty(tmp_path, comparison, page):
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert titles == [
-        *("By task", "What changed", "Where the samples went", "The samples that broke"),
+        *("The other verdicts", "What changed", "Where the samples went", "The samples that broke"),
         *("What the words mean", "How it was measured"),
     ]
     one = replace(make(tmp_path, {"logic": 40}, depths=(2,)), broken=(), count_broken=0)

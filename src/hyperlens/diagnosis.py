@@ -41,6 +41,7 @@ TURNING, FEWEST_TURNING = 0.2, 6
 LITTLE = 0.05
 """A final confidence that changed by less than this changed little."""
 FEW_ALIKE = 30
+"""Of fewer samples of like confidence, of each side, nothing can be told."""
 DIGITS = 3
 MANY = 0.05
 """Share of samples from which something about them is said."""
@@ -68,7 +69,6 @@ class Pattern:
     confidence: tuple[str, ...]
     effort: tuple[str, ...]
     accuracy: tuple[str, ...]
-    sentence: str
 
     @property
     def condition(self) -> str:
@@ -77,6 +77,12 @@ class Pattern:
         return ", ".join(f"{name} {_CONDITIONS[frozenset(allowed)]}" for name, allowed in sides.items())
 
 
+_SAID = {
+    "accuracy": {UP: "is right more often", DOWN: "is right less often"},
+    "confidence": {UP: "is surer", DOWN: "is less sure"},
+    "effort": {UP: "makes more effort", DOWN: "makes less effort"},
+}
+"""What is said of the model where a change is shown."""
 _NOT_UP, _NOT_DOWN, _ANY = (STILL, DOWN), (STILL, UP), (UP, STILL, DOWN)
 _CONDITIONS = {
     frozenset([UP]): "up",
@@ -88,110 +94,19 @@ _CONDITIONS = {
 }
 
 PATTERNS = (
-    Pattern(
-        "blind confidence",
-        "alarm",
-        (UP,),
-        (DOWN,),
-        (DOWN,),
-        "The model is surer with less effort, and right less often.",
-    ),
-    Pattern(
-        "overconfidence",
-        "alarm",
-        (UP,),
-        _NOT_DOWN,
-        (DOWN,),
-        "The model is surer and right less often; that it makes less effort is not shown.",
-    ),
-    Pattern(
-        "lost effort and accuracy",
-        "alarm",
-        _NOT_UP,
-        (DOWN,),
-        (DOWN,),
-        "The model makes less effort and is right less often; that it is surer is not shown.",
-    ),
-    Pattern(
-        "lost accuracy",
-        "alarm",
-        _NOT_UP,
-        _NOT_DOWN,
-        (DOWN,),
-        "The model is right less often; that it is surer, or makes less effort, is not shown.",
-    ),
-    Pattern(
-        "suspected blind confidence",
-        "warning",
-        (UP,),
-        (DOWN,),
-        (STILL,),
-        "The model is surer with less effort; neither is it shown to be right less often, nor more often.",
-    ),
-    Pattern(
-        "gained confidence",
-        "plain",
-        (UP,),
-        _NOT_DOWN,
-        (STILL,),
-        "The model is surer; that it makes less effort, or is right more or less often, is not shown.",
-    ),
-    Pattern(
-        "lost effort",
-        "warning",
-        _NOT_UP,
-        (DOWN,),
-        (STILL,),
-        "The model makes less effort; that it is surer, or right more or less often, is not shown.",
-    ),
-    Pattern(
-        "gained effort",
-        "plain",
-        _NOT_UP,
-        (UP,),
-        (STILL,),
-        "The model makes more effort; that it is surer, or right more or less often, is not shown.",
-    ),
-    Pattern(
-        "lost confidence",
-        "plain",
-        (DOWN,),
-        (STILL,),
-        (STILL,),
-        "The model is less sure; that its effort or its accuracy changed is not shown.",
-    ),
-    Pattern(
-        "no change shown",
-        "plain",
-        (STILL,),
-        (STILL,),
-        (STILL,),
-        "No change of confidence, effort or accuracy is shown.",
-    ),
-    Pattern(
-        "learning",
-        "gain",
-        (UP,),
-        (DOWN,),
-        (UP,),
-        "The model is surer with less effort, and right more often: it has learned.",
-    ),
-    Pattern(
-        "gained accuracy and confidence",
-        "gain",
-        (UP,),
-        _NOT_DOWN,
-        (UP,),
-        "The model is surer and right more often, and is not shown to make less effort.",
-    ),
-    Pattern(
-        "gained accuracy",
-        "gain",
-        _NOT_UP,
-        _ANY,
-        (UP,),
-        "The model is right more often, and is not shown to be surer.",
-    ),
+    Pattern("blind confidence", "alarm", (UP,), (DOWN,), (DOWN,)),
+    Pattern("overconfidence", "alarm", (UP,), _NOT_DOWN, (DOWN,)),
+    Pattern("lost effort and accuracy", "alarm", _NOT_UP, (DOWN,), (DOWN,)),
+    Pattern("lost accuracy", "alarm", _NOT_UP, _NOT_DOWN, (DOWN,)),
+    Pattern("suspected blind confidence", "warning", (UP,), (DOWN,), (STILL,)),
+    Pattern("gained confidence", "plain", (UP,), _NOT_DOWN, (STILL,)),
+    Pattern("lost effort", "warning", _NOT_UP, (DOWN,), (STILL,)),
+    Pattern("gained effort", "plain", _NOT_UP, (UP,), (STILL,)),
+    Pattern("lost confidence", "plain", (DOWN,), (STILL,), (STILL,)),
+    Pattern("no change shown", "plain", (STILL,), (STILL,), (STILL,)),
+    Pattern("learning", "gain", (UP,), (DOWN,), (UP,)),
+    Pattern("gained accuracy and confidence", "gain", (UP,), _NOT_DOWN, (UP,)),
+    Pattern("gained accuracy", "gain", _NOT_UP, _ANY, (UP,)),
 )
 """All patterns; of each combination of directions exactly one holds."""
 
@@ -247,9 +162,35 @@ def find_pattern(confidence: str, effort: str, accuracy: str) -> Pattern:
     return found
 
 
+def is_part(name: str, pattern: Pattern) -> bool:
+    """Whether a name holds for a pattern too: what `name` says is shown is shown in all cases of `pattern`, as "lost accuracy"
+    is in blind confidence. What rose together with accuracy is not part of a name that leaves accuracy open."""
+    (named,) = (one for one in PATTERNS if one.name == name)
+    sides = [(getattr(named, side), getattr(pattern, side)) for side in _SAID]
+    asserted = [(side, other) for side, other in sides if side in ((UP,), (DOWN,))]
+    holds = bool(asserted) and all(side == other for side, other in asserted)
+    return named is pattern or (holds and (UP in named.accuracy or UP not in pattern.accuracy))
+
+
+def say_directions(confidence: str, effort: str, accuracy: str) -> str:
+    """A sentence that says of each of three directions what is shown, or that it is not."""
+    directions = {"accuracy": accuracy, "confidence": confidence, "effort": effort}
+    shown = [_SAID[name][direction] for name, direction in directions.items() if direction != STILL]
+    rest = [f"its {name}" for name, direction in directions.items() if direction == STILL]
+    if not shown:
+        return "No change of confidence, effort or accuracy is shown."
+    *others, last = shown
+    said = f"The model {', '.join(others)} and {last}" if others else f"The model {last}"
+    return f"{said}; that {' or '.join(rest)} changed is not shown." if rest else f"{said}."
+
+
 def name_pattern(changes: Mapping[str, Change]) -> Pattern:
     """The pattern of the changes of confidence, effort and accuracy."""
-    return find_pattern(*(changes[name].direction for name in ("confidence", "effort", "accuracy")))
+    return find_pattern(*_list_directions(changes))
+
+
+def _list_directions(changes: Mapping[str, Change]) -> list[str]:
+    return [changes[name].direction for name in ("confidence", "effort", "accuracy")]
 
 
 def estimate_changes(before: Columns, after: Columns, seed: int = 0) -> dict[str, Change]:
@@ -288,9 +229,9 @@ def diagnose(before: Columns, after: Columns, changes: Mapping[str, Change], see
     little = np.abs(after["confidence"] - before["confidence"]) < LITTLE
     alike = estimate_mean((after["effort"] - before["effort"])[little], seed)
     matched = contrast_matched(before["effort"], after["effort"], before["confidence"], after["confidence"], seed=seed)
-    pattern = name_pattern(changes)
     weakened = tuple(list_weaknesses(before, after, changes, alike, matched))
-    return Diagnosis(pattern, f"{pattern.sentence} {_say_changes(changes)}", weakened, alike, matched)
+    sentence = f"{say_directions(*_list_directions(changes))} {_say_changes(changes)}"
+    return Diagnosis(name_pattern(changes), sentence, weakened, alike, matched)
 
 
 def list_weaknesses(
@@ -301,6 +242,7 @@ def list_weaknesses(
     yield from _find_unreliable(changes)
     yield from _find_chance(changes["accuracy"], sign_test(after["accuracy"] - before["accuracy"]))
     yield from _find_few(count, changes["accuracy"].difference)
+    yield from _find_bounds(changes["accuracy"])
     yield from _find_lengths(before["read"], after["read"], changes["read"])
     yield from _find_shares(changes, alike, matched)
     undefined = int((np.isnan(before["effort"]) | np.isnan(after["effort"])).sum())
@@ -341,6 +283,19 @@ def _find_few(count: int, accuracy: Interval) -> Iterator[str]:
         )
 
 
+def _find_bounds(accuracy: Change) -> Iterator[str]:
+    """Accuracy that was so near an end that no fall, or no rise, of it could be shown."""
+    count = accuracy.difference.n
+    if accuracy.direction != STILL or count < FEWEST_PAIRS:
+        return
+    right = round(accuracy.before.value * count)
+    for place, change, left in (("right", "fall", right), ("wrong", "rise", count - right)):
+        if not left:
+            yield f"The base was {place} in none of the {count} samples, so that accuracy cannot {change}."
+        elif left < FEWEST_TURNING:
+            yield f"The base was {place} in only {left} of {count} samples, too few for a {change} of accuracy to be shown."
+
+
 def _find_smallest_shown(count: int) -> float:
     """The smallest change of accuracy that the sign test shows of so many pairs, of which as many turn as usually do."""
     turning = max(FEWEST_TURNING, round(TURNING * count))
@@ -371,7 +326,7 @@ def _find_shares(changes: Mapping[str, Change], alike: Interval, matched: Interv
             f"{about}; among the {alike.n} samples in which it changed by less than {LITTLE}{few}, ΔΩ is "
             f"{say_interval(alike)}, not {_say_signed(effort.difference.value)}."
         )
-    if not matched.low <= effort.difference.value <= matched.high:
+    if matched.n >= 2 * FEW_ALIKE and not matched.low <= effort.difference.value <= matched.high:
         yield (
             f"{about}; among samples of like confidence before and after, not in pairs, ΔΩ is {say_interval(matched)}, not "
             f"{_say_signed(effort.difference.value)}."

@@ -65,10 +65,15 @@ def plain_name(network: PreTrainedModel, name: str) -> str | None:
 
 
 def save_network(network: Any, folder: Path) -> None:
-    """Save a network, or of an adapted one its adapter alone, which nobody is asked about: PEFT would ask the hub whether the
-    base has as many tokens."""
-    adapted = getattr(network, "peft_config", None) is not None and not isinstance(network, PreTrainedModel)
-    options: dict[str, Any] = {"save_embedding_layers": False} if adapted else {}
+    """Save a network, or of an adapted one its adapter, and the embedding if that was trained too.
+
+    PEFT would ask the hub whether the base has as many tokens; nobody is asked here.
+    """
+    options: dict[str, Any] = {}
+    if getattr(network, "peft_config", None) is not None and not isinstance(network, PreTrainedModel):
+        embedding = network.get_base_model().get_input_embeddings()
+        trained = isinstance(embedding, nn.Embedding) and embedding.weight.requires_grad
+        options = {"save_embedding_layers": trained}
     network.save_pretrained(folder, **options)
 
 

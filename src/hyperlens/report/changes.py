@@ -15,7 +15,7 @@ from hyperlens.plots import BESIDE, PAIR, Line, Points, Style, draw_differences,
 from hyperlens.report.figures import Group, Panel
 from hyperlens.report.tables import Table
 from hyperlens.report.words import DEFINITIONS, NOTHING, join, say_interval, say_number, spell
-from hyperlens.runs.comparison import Comparison
+from hyperlens.runs.comparison import Comparison, rank_verdicts
 
 Row = Mapping[str, Any]
 MAIN = ("accuracy", "confidence", "effort")
@@ -105,17 +105,22 @@ def describe_provenance(comparison: Comparison) -> str:
 
 
 def list_verdicts(comparison: Comparison) -> list[Row]:
-    """The verdict on all samples, then those on each task where there are several, without what weakens all of them."""
+    """The verdicts, the most alarming one first, the others without what weakens it too."""
+    first, *others = rank_verdicts(_pick_verdicts(comparison))
+    return [first, *({**row, "weakened": [one for one in row["weakened"] if one not in first["weakened"]]} for row in others)]
+
+
+def _pick_verdicts(comparison: Comparison) -> list[Row]:
+    """The verdict on all samples, then those on each task where there are several."""
     whole, *tasks = sorted(comparison.verdicts, key=lambda row: row["task"] is not None)
-    own = [{**row, "weakened": [one for one in row["weakened"] if one not in whole["weakened"]]} for row in tasks]
-    return [whole, *own] if len(own) > 1 else [whole]
+    return [whole, *tasks] if len(tasks) > 1 else [whole]
 
 
 def tabulate_patterns() -> Table:
     """All patterns with their conditions."""
-    rows = tuple((pattern.name, pattern.condition, pattern.sentence) for pattern in PATTERNS)
+    rows = tuple((pattern.name, pattern.condition) for pattern in PATTERNS)
     caption = "The patterns. Up and down: the difference counts as shown, and lies above, or below, 0."
-    return Table(caption, ("pattern", "found where", "what it says"), rows, 3)
+    return Table(caption, ("pattern", "found where"), rows, 2)
 
 
 def tabulate_changes(comparison: Comparison) -> Table:
@@ -166,7 +171,7 @@ def tabulate_controls(comparison: Comparison) -> Table:
             f"{say_interval(row['alike'])}\nn = {row['alike']['n']}",
             say_interval(row["matched"]),
         )
-        for row in list_verdicts(comparison)
+        for row in _pick_verdicts(comparison)
     ]
     return Table(
         "Ω is a share of the final confidence, so that a change of confidence alone can change it. What is left of ΔΩ among "
@@ -181,7 +186,7 @@ def tabulate_controls(comparison: Comparison) -> Table:
 def tabulate_quadrants(comparison: Comparison) -> Table:
     """How many samples of each outcome are in each quadrant, over all and by task; outcomes and quadrants without any left out,
     but for the four quadrants themselves."""
-    listed = [row for row in comparison.quadrants if row["task"] is None or len(list_verdicts(comparison)) > 1]
+    listed = [row for row in comparison.quadrants if row["task"] is None or len(_pick_verdicts(comparison)) > 1]
     shown = [name for name in OUTCOMES if name != "unknown" or any(row[name] for row in listed)]
     rows = [
         (name_task(row), row["quadrant"], *(f"{row[name]:,}" for name in shown))

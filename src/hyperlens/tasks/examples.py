@@ -29,10 +29,10 @@ def thin_rows(rows: list[Row], seed: str) -> list[Row]:
 def add_examples(
     drawn: Sequence[Sample], examples: Sequence[Sample], spec: TaskSpec, read: str, seed: int, lettered: bool
 ) -> list[Sample]:
-    """The samples, each behind solved examples of its own draw, none of them measured, none with an image."""
+    """The samples, each behind solved examples of its own draw, none of them measured, with an image, or from amid a chat."""
     measured = {sample.prompt for sample in drawn}
     usual = len(drawn[0].options)
-    fresh = [one for one in examples if one.prompt not in measured and one.target and not one.images]
+    fresh = [one for one in examples if one.prompt not in measured and one.target and not one.images and not one.shots]
     pool = [one for one in fresh if not refuse_sample(one, read, usual)]
     if len(pool) < spec.few_shot:
         raise InputError(
@@ -41,7 +41,7 @@ def add_examples(
         )
     solved = [_solve(one, read, lettered) for one in pool]
     return [
-        replace(sample, shots=tuple(random.Random(f"{seed}/examples/{sample.id}").sample(solved, spec.few_shot)))
+        replace(sample, shots=(*random.Random(f"{seed}/examples/{sample.id}").sample(solved, spec.few_shot), *sample.shots))
         for sample in drawn
     ]
 

@@ -13,7 +13,9 @@ from hyperlens.errors import InputError
 from hyperlens.tasks.files import read_lines, read_text
 from hyperlens.tasks.hub import load_saved
 
-ADVICE = "; name the columns prompt and target, or say in a study's file what prompt and target are made of"
+ADVICE = "; rename them to prompt and target, or give messages, a chat (or the file of a study, which says what they are made of)"
+MOST_COLUMNS = 12
+"""Columns that a message names."""
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 SPLITS = ("train", "validation", "valid", "dev", "test")
 SAVED = ("dataset_dict.json", "state.json")
@@ -31,10 +33,9 @@ class Row(dict[str, Any]):
     def __missing__(self, column: str) -> Any:
         if column in self.columns:
             return None
-        there = ", ".join(self.columns) or "none"
-        raise InputError(
-            f'{self.place} has no column "{column}" (its columns are {there}){suggest(column, self.columns) or ADVICE}'
-        )
+        there = ", ".join(self.columns[:MOST_COLUMNS]) + " …" * (len(self.columns) > MOST_COLUMNS) or "none"
+        advice = ADVICE if column == "prompt" else suggest(column, self.columns) or "; name one of these"
+        raise InputError(f'{self.place} has no column "{column}" (its columns are {there}){advice}')
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

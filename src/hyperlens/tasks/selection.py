@@ -102,9 +102,9 @@ def draw_levels(samples: Sequence[Sample], spec: TaskSpec, limit: int, seed: str
 
 def put_sample(sample: Sample, read: str, lettered: bool, chat: bool) -> Sample:
     """The sample as it is read: with options to be lettered, with lettered options that a generated answer chooses from, or
-    with no options at all."""
+    with no options at all; a chat stays one."""
     if read == "options":
-        return replace(sample, prompt=strip_cue(sample.prompt), chat=chat)
+        return replace(sample, prompt=strip_cue(sample.prompt), chat=chat or sample.chat)
     if read == "generated" and lettered and sample.options:
         sample = letter_options(replace(sample, prompt=strip_cue(sample.prompt)))
-    return replace(sample, options=(), chat=chat)
+    return replace(sample, options=(), chat=chat or sample.chat)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hyperlens.diagnosis import DOWN, OUTCOMES, UP
 from hyperlens.resampling import count_digits
-from hyperlens.runs.comparison import Broken, Comparison
+from hyperlens.runs.comparison import Broken, Comparison, rank_verdicts
 from hyperlens.terminal.cells import draw_line, make_safe, spell, spell_whole
 
 Row = Mapping[str, Any]
@@ -28,7 +28,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     _show_changes(console, [row for row in comparison.changes if row["depth"] == lens["depth"]])
     verdicts = _drop_twin(comparison.verdicts)
     _show_quadrants(console, [row for row in comparison.quadrants if row["task"] in [one["task"] for one in verdicts]])
-    _show_verdicts(console, verdicts)
+    _show_verdicts(console, rank_verdicts(verdicts))
     _show_broken(console, comparison)
 
 
@@ -43,7 +43,7 @@ def _show_changes(console: Console, rows: Sequence[Row]) -> None:
     table = Table(
         title="What changed: before → after, after − before [95 %]; ▲ ▼ where it counts as shown", title_justify="left"
     )
-    for name in ("task", "level", "n", "accuracy", "confidence", "Ω", "struggle", "commit"):
+    for name in ("task", "level", "n", "accuracy", "confidence", "effort Ω", "struggle", "commit"):
         table.add_column(name, justify="left" if name == "task" else "right")
     table.add_column("pattern")
     alone = len({row["task"] for row in rows}) == 2
@@ -87,7 +87,7 @@ def _show_quadrants(console: Console, rows: Sequence[Row]) -> None:
 
 
 def _show_verdicts(console: Console, verdicts: Sequence[Row]) -> None:
-    """Each verdict in words with what weakens it; what weakens all of them comes last, once."""
+    """Each verdict in words with what weakens it, in this order; what weakens all of them comes last, once."""
     shared = [one for one in verdicts[0]["weakened"] if all(one in row["weakened"] for row in verdicts[1:])]
     for row in verdicts:
         place, name = make_safe(f"{row['task'] or 'all samples'}: "), Text(row["name"], STYLES[row["tone"]])
