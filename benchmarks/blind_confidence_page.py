@@ -42,12 +42,13 @@ def make_tables(found: Found) -> dict[str, str]:
             [
                 "domain",
                 "training",
+                "seeds",
                 *(f"Δ {name}" for name in SHOWN.values()),
                 "pattern",
                 "Δ accuracy, old",
                 "Δ accuracy, others",
             ],
-            [[cell["domain"], name_training(cell, found), *cure_row(cell)] for cell in list_cures(found)],
+            [[cell["domain"], name_training(cell, found), cell["seeds"], *cure_row(cell)] for cell in list_cures(found)],
         ),
         "causal": tabulate(
             ["domain", "training", *(f"Δ {name}" for name in SHOWN.values())],

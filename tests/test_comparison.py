@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from loading import adapt, deprecated, needs
 from sentences import is_one_sentence
 
 import hyperlens as hl
-from hyperlens.diagnosis import OUTCOMES, QUADRANTS
+from hyperlens.diagnosis import OUTCOMES, PATTERNS, QUADRANTS
 from hyperlens.errors import InputError
+from hyperlens.runs.comparison import rank_verdicts
 
 BASE = make_table(150, ("sums", "facts"), (1, 2, 3))
 RISEN = BASE.assign(confidence=BASE["confidence"] + 0.04, effort=BASE["effort"] - 0.1)
@@ -135,6 +137,28 @@ def test_other_number_formats_are_said(base, tmp_path):
     assert any("read as float32 and bfloat16" in one for one in found.verdicts[0]["weakened"])
 
 
+def test_an_adapter_that_is_compared_with_its_base_the_wrong_way_round_is_asked_about(base, tmp_path):
+    adapter = save_run(tmp_path / "adapter", TUNED, "adapter", document={"base": "base's"})
+    note = "adapter is an adapter on base: is the order turned round?"
+    assert all(row["weakened"].count(note) == 1 for row in hl.compare_runs(adapter, base).verdicts)
+    assert not any(note in row["weakened"] for row in hl.compare_runs(base, adapter).verdicts)
+
+
+def test_the_most_alarming_verdict_comes_first_and_of_like_ones_that_on_all_samples():
+    def rank(*named):
+        tones = {pattern.name: pattern.tone for pattern in PATTERNS}
+        rows = [{"task": place or None, "name": name, "tone": tones[name]} for place, name in enumerate(named)]
+        return [row["task"] or 0 for row in rank_verdicts(rows)]
+
+    assert rank("lost accuracy", "learning", "overconfidence", "blind confidence") == [3, 0, 2, 1]
+    assert rank("no change shown", "learning", "lost effort", "lost accuracy") == [3, 2, 0, 1]
+    assert rank("blind confidence", "lost accuracy", "blind confidence") == [0, 2, 1]
+
+
+def test_runs_are_opened_where_their_folders_are_given(base, tuned, found):
+    assert hl.compare_runs(str(base.folder), tuned.folder).describe() == found.describe()
+
+
 def test_the_description_is_all_of_it_as_strict_json(found):
     document = json.loads(json.dumps(found.describe(), allow_nan=False))
     assert document["samples"] == 300 and document["count_broken"] == found.count_broken
@@ -241,6 +265,76 @@ def test_the_command_shows_what_changed_and_writes_the_page(base, tuned, call):
 def test_the_command_refuses_what_does_not_fit_saved_runs(base, tuned, call, words, said):
     status, out, err = call(base.folder, tuned.folder, *words)
     assert (status, out) == (2, "") and said in err and is_one_sentence(err.strip())
+
+
+def test_the_folder_of_a_comparison_is_opened_alone_and_refused_beside_another(call, tmp_path):
+    folder = tmp_path / "compare-a-b"
+    save_run(folder / "base", BASE)
+    status, out, err = call(folder, "--no-html")
+    assert (status, out) == (2, "") and "holds a comparison that was not finished" in err and is_one_sentence(err.strip())
+    save_run(folder / "tuned", TUNED, "tuned")
+    status, out, _ = call(folder, "--no-html", "--json")
+    assert status == 0 and json.loads(out)["verdicts"][0]["name"] == "blind confidence"
+    for words in ((folder, "reference"), (folder / "base", folder)):
+        status, out, err = call(*words, "--no-html")
+        assert (status, out) == (2, "") and is_one_sentence(err.strip().replace(str(tmp_path), ""))
+        assert f"holds two runs of a comparison; give it alone, or one of them, {folder / 'base'} or" in err
+
+
+@pytest.mark.parametrize("format", ["md", "html"])
+def test_a_task_that_became_blindly_confident_stands_before_all_samples_that_did_not(base, call, tmp_path, format):
+    mended = RISEN.assign(correct=(BASE["spec"] == "facts") | TUNED["correct"])
+    after = save_run(tmp_path / "after", mended, "tuned")
+    status, out, _ = call(base.folder, after.folder, "--format", format)
+    assert status == 0
+    for text in (out, Path(f"{after.folder}.comparison.{format}").read_text(encoding="utf-8")):
+        first, *others = (text.index(f"{name}: ") for name in ("sums", "all samples", "facts"))
+        assert text[first:].startswith("sums: blind confidence") and first < others[0] < others[1]
+        assert text.count("no interval is adjusted for their number") == 1
+
+
+def test_numbers_of_the_table_have_one_minus_sign_and_none_before_0(call, tmp_path):
+    less = BASE.assign(confidence=BASE["confidence"] - 0.0001, effort=BASE["effort"] - 0.1)
+    one, two = save_run(tmp_path / "one", BASE), save_run(tmp_path / "two", less, "tuned")
+    status, out, _ = call(one.folder, two.folder, "--no-html")
+    assert status == 0 and "▼ −0.100 [−0.100, −0.100]" in out and "effort Ω" in out
+    assert re.search(r"-\d|[-−]0\.0*[^\d.]", out) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["reference", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
+        (["reference", "SAVED"], "reference has 16 layers and"),
+        pytest.param(["reference-blind", "SAVED"], "reference-blind has 16 layers and", marks=needs("peft")),
+        pytest.param(
+            ["WIDE", "reference-blind"],
+            "reference-blind is an adapter of another base (a qwen3 of width 128) than wide (a llama of width 64)",
+            marks=needs("peft"),
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_base_is_measured(saved, call, tmp_path, monkeypatch, words, said):
+    def measure(*_, **__):
+        raise AssertionError("the base was measured")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hyperlens.runs.run_study", measure)
+    (tmp_path / "wide").mkdir()
+    config = {**json.loads((saved / "config.json").read_text()), "num_hidden_layers": 16, "hidden_size": 64}
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "wide" / "model.safetensors").write_bytes(b"not read")
+    places = {"SAVED": saved, "WIDE": "wide"}
+    status, out, err = call(*(places.get(word, word) for word in words), "--task", "mathematics", "--no-html")
+    assert (status, out) == (2, "") and said in err and is_one_sentence(err.strip())
+
+
+def test_a_file_without_prompts_is_refused_with_its_columns_and_what_to_do(saved, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text(json.dumps({"prompts": "a", "answer": "b"}))
+    status, out, err = call(saved, saved, "--file", "mine.jsonl", "--no-html")
+    assert (status, out) == (2, "") and is_one_sentence(err.strip().replace(str(tmp_path), ""))
+    assert 'no column "prompt" (its columns are prompts, answer); rename them to prompt and target, or give messages' in err
 
 
 def test_a_model_alone_is_refused(saved, call):

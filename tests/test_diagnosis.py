@@ -8,6 +8,7 @@ import pytest
 from hyperlens.contrast import estimate_mean
 from hyperlens.diagnosis import (
     DOWN,
+    FEW_ALIKE,
     FEW_PAIRS,
     FEWEST_PAIRS,
     MEASURES,
@@ -23,7 +24,10 @@ from hyperlens.diagnosis import (
     find_outcomes,
     find_pattern,
     find_quadrants,
+    holds_for,
+    list_weaknesses,
     name_pattern,
+    say_directions,
     say_interval,
 )
 from hyperlens.resampling import Interval
@@ -59,6 +63,48 @@ def test_every_combination_of_directions_has_exactly_one_name(confidence, effort
     holding = [one for one in PATTERNS if confidence in one.confidence and effort in one.effort and accuracy in one.accuracy]
     assert len(holding) == 1 and find_pattern(confidence, effort, accuracy) is holding[0]
     assert (holding[0].tone == "alarm") == (accuracy == DOWN) and (holding[0].tone == "gain") == (accuracy == UP)
+
+
+@pytest.mark.parametrize(("confidence", "effort", "accuracy"), list(product((UP, STILL, DOWN), repeat=3)))
+def test_a_sentence_says_of_each_direction_what_is_shown_and_denies_none_that_is(confidence, effort, accuracy):
+    said = say_directions(confidence, effort, accuracy)
+    affirmed, _, denied = said.partition("; that ") if "No change" not in said else ("", "", said)
+    words = {
+        "accuracy": {UP: "right more often", DOWN: "right less often"},
+        "confidence": {UP: "is surer", DOWN: "is less sure"},
+        "effort": {UP: "makes more effort", DOWN: "makes less effort"},
+    }
+    for name, direction in {"accuracy": accuracy, "confidence": confidence, "effort": effort}.items():
+        assert (name in denied) == (direction == STILL)
+        assert [way for way, text in words[name].items() if text in affirmed] == [direction] * (direction != STILL)
+    assert said.endswith(".") and bool(denied) == ("shown" in said)
+
+
+def test_a_sentence_reads_as_one():
+    assert say_directions(DOWN, UP, DOWN) == "The model is right less often, is less sure and makes more effort."
+    assert (
+        say_directions(STILL, UP, STILL)
+        == "The model makes more effort; that its accuracy or its confidence changed is not shown."
+    )
+    assert say_directions(STILL, STILL, STILL) == "No change of confidence, effort or accuracy is shown."
+
+
+def test_a_name_holds_for_all_patterns_that_contain_it_and_no_others():
+    contained = {
+        one.name: {other.name for other in PATTERNS if holds_for(one.name, other.name)} - {one.name} for one in PATTERNS
+    }
+    blind, over, lost_both, suspected = (PATTERNS[place].name for place in (0, 1, 2, 4))
+    assert {name: found for name, found in contained.items() if found} == {
+        "overconfidence": {blind},
+        "lost effort and accuracy": {blind},
+        "lost accuracy": {blind, over, lost_both},
+        "suspected blind confidence": {blind},
+        "gained confidence": {blind, over, suspected},
+        "lost effort": {blind, lost_both, suspected},
+        "gained accuracy and confidence": {"learning"},
+        "gained accuracy": {"learning", "gained accuracy and confidence"},
+    }
+    assert all(holds_for(one.name, one.name) for one in PATTERNS)
 
 
 def test_no_two_patterns_share_a_name_or_a_condition():
@@ -163,7 +209,7 @@ def test_planted_blind_confidence_is_found():
     before = draw_side(400)
     found = diagnose_pair(before, change_side(before, confidence=0.04, effort=-0.05, accuracy=-0.2))
     assert (found.pattern.name, found.weakened) == ("blind confidence", ())
-    assert found.sentence.startswith("The model is surer with less effort, and right less often. Confidence +0.0")
+    assert found.sentence.startswith("The model is right less often, is surer and makes less effort. Confidence +0.0")
 
 
 def test_a_model_compared_with_itself_shows_no_change():
@@ -229,6 +275,24 @@ def test_the_smallest_change_that_is_said_to_be_shown_is_shown_and_a_smaller_one
         assert (estimate_changes(before, after)["accuracy"].direction == DOWN) == (round(net / count, 2) >= smallest)
 
 
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (0, "The base was right in none of the 200 samples, so that accuracy cannot fall."),
+        (5, "The base was right in only 5 of 200 samples, too few for a fall of accuracy to be shown."),
+        (6, None),
+        (194, None),
+        (195, "The base was wrong in only 5 of 200 samples, too few for a rise of accuracy to be shown."),
+        (200, "The base was wrong in none of the 200 samples, so that accuracy cannot rise."),
+    ],
+)
+def test_accuracy_that_can_go_no_further_weakens_a_verdict(right, said):
+    side = draw_side(200) | {"accuracy": np.repeat([1.0, 0.0], (right, 200 - right))}
+    assert diagnose_pair(side, side).weakened == (() if said is None else (said,))
+    away = side | {"accuracy": 1 - side["accuracy"]}
+    assert not any("The base was" in one for one in diagnose_pair(side, away).weakened), "it went the other way, which is shown"
+
+
 def test_an_end_that_is_not_0_is_never_said_as_0():
     assert say_interval(Interval(0.001, -0.0001, 0.002, n=50)) == "+0.0010 [−0.0001, +0.0020]"
     assert say_interval(Interval(0.001, 0.0, 0.002, n=50)) == "+0.001 [0.000, +0.002]"
@@ -271,3 +335,12 @@ def test_effort_that_is_only_the_share_of_a_larger_confidence_is_said():
     assert abs(found.matched.value) < 0.05 and any(
         "samples of like confidence before and after" in one for one in found.weakened
     )
+
+
+@pytest.mark.parametrize("count", [8, 2 * FEW_ALIKE - 1, 2 * FEW_ALIKE])
+def test_of_few_samples_of_like_confidence_nothing_is_said(count):
+    before = draw_side(100)
+    after = change_side(before, confidence=0.1, effort=-0.1)
+    matched = Interval(0.3, 0.3, 0.3, n=count)  # of both sides
+    found = list_weaknesses(before, after, estimate_changes(before, after), Interval(0.0, 0.0, 0.0, n=4), matched)
+    assert any("not in pairs" in one for one in found) == (count == 2 * FEW_ALIKE)

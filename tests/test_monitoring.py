@@ -262,12 +262,14 @@ def test_a_measurement_that_would_pass_the_cap_is_skipped_and_counted(tmp_path: 
     light = make_light(every=1, most_share=0.05)
     light.clock = lambda: now[0]
     trainer = make_trainer(tmp_path, light, steps=8, callbacks=[Hours()])
-    trainer.train()
+    with pytest.warns(HyperLensWarning, match="step 1 is skipped: it takes 1.5 s, .* have 0.13 of .*now 1") as caught:
+        trainer.train()
+    assert len(caught) == 1 and is_one_sentence(str(caught[0].message))
     rows = measured_rows(trainer)[1:]
-    assert [reading.step for reading in light.readings] == [0, 3, 6], "1.5 of 31.5 s, then 3 of 63 s"
-    assert [row["effort/skipped"] for row in rows] == [1, 2, 2, 3, 4, 4, 5, 6] and "effort/probe" not in rows[0]
+    assert [reading.step for reading in light.readings] == [0, 3, 6, 8], "1.5 of 31.5 s, 3 of 63 s, and after the last step"
+    assert [row["effort/skipped"] for row in rows] == [1, 2, 2, 3, 4, 4, 5, 5] and "effort/probe" not in rows[0]
     assert [row["effort/share"] for row in rows] == pytest.approx(
-        [0, 0, 1.5 / 31.5, 1.5 / 41.5, 1.5 / 51.5, 3 / 63, 3 / 73, 3 / 83]
+        [0, 0, 1.5 / 31.5, 1.5 / 41.5, 1.5 / 51.5, 3 / 63, 3 / 73, 4.5 / 84.5]
     )
     assert rows[2]["effort/seconds"] == 1.5
 
@@ -323,6 +325,45 @@ def test_a_pattern_has_to_be_shown_twice_in_a_row_but_a_function_decides_alone(
     assert len(said) == bool(warned) and all(re.search(str(warned), one) for one in said)
     stops, _ = look(make_light(probe=probe, stop=lambda reading: reading.verdict == "blind confidence"), blind_looks, 6)
     assert {step for step, stop in enumerate(stops) if stop} == blind_looks
+
+
+def test_a_name_stops_at_every_pattern_that_contains_it() -> None:
+    probe = [hl.Sample("w1", " w2")] * 24
+    for rule, stops in (
+        ("lost accuracy", True),
+        ("lost effort", True),
+        ("suspected blind confidence", True),
+        ("learning", False),
+    ):
+        assert look(make_light(probe=probe, stop=rule), {1, 2}, 3)[0] == [False, False, stops], rule
+
+
+def test_what_is_said_of_the_focal_depth_is_said_once(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_light(every=1, focal_depth=LAYERS - 1))
+    with pytest.warns(HyperLensWarning, match="at focal depth") as caught:
+        trainer.train()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), ValueError("a bug")])
+def test_a_measurement_without_memory_ends_no_training_and_a_bug_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(probe: Any, measure: Callable[[Any], Any] = probing.measure_probe) -> Any:
+        if trainer.state.global_step:
+            raise error
+        return measure(probe)
+
+    monkeypatch.setattr(room, "measure_probe", fail)
+    trainer = make_trainer(tmp_path, make_light())
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="a bug"):
+            trainer.train()
+        return
+    with pytest.warns(HyperLensWarning, match="step [24] failed: memory did not suffice") as caught:
+        trainer.train()
+    assert trainer.state.global_step == 4 and [row.get("effort/failed") for row in measured_rows(trainer)] == [None, 1.0, 1.0]
+    assert all(is_one_sentence(str(one.message)) for one in caught)
 
 
 def test_of_a_task_with_few_samples_nothing_is_shown() -> None:

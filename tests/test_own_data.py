@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hyperlens.errors import InputError
-from hyperlens.tasks import Drawn, TaskSpec, draw_task
+from hyperlens.tasks import Drawn, Sample, TaskSpec, draw_task
 from hyperlens.tasks.rows import Row
 from hyperlens.tasks.template import fill_template
 
@@ -67,6 +67,47 @@ def test_without_a_template_the_columns_are_what_they_are_called(tmp_path):
     assert (first.prompt, first.target, first.level, first.id) == ("a", " b", 3, "mine/x")
     assert first.images == (str(tmp_path / "cat.png"),)
     assert (second.level, second.id, second.images) == (None, "mine/2", ())
+
+
+def test_what_is_trained_on_is_measured_chats_and_completions_too(tmp_path):
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    chat = {"shots": (("a", "b"),), "chat": True, "prompt": "c", "target": "d", "task": "mine"}
+    assert draw(tmp_path, write(tmp_path, [{"messages": turns}])).samples == (Sample(id="mine/1", **chat),)
+    halves = [{"prompt": turns[:3], "completion": turns[3:], "id": "x"}]
+    assert draw(tmp_path, write(tmp_path, halves)).samples == (Sample(id="mine/x", **chat),)
+    plain = draw(tmp_path, write(tmp_path, [{"prompt": "a", "completion": " b"}])).samples
+    assert plain == (Sample("a", " b", task="mine", id="mine/1"),)
+    other = draw(tmp_path, write(tmp_path, [{"messages": turns, "gold": " e"}]), target="{gold}").samples[0]
+    assert (other.prompt, other.target, other.chat) == ("c", " e", True)
+
+
+def test_a_chat_keeps_its_turns_behind_solved_examples_and_is_none_with_earlier_turns(tmp_path):
+    def turns(*texts):
+        return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, texts, strict=False)]
+
+    rows = [{"messages": turns("a", "b", "c", "d"), "level": 1}, *({"messages": turns(f"q{n}", "e")} for n in range(2))]
+    drawn = draw(tmp_path, write(tmp_path, rows), levels=(1,), few_shot=2).samples
+    assert [(set(one.shots[:2]), one.shots[2:]) for one in drawn] == [({("q0", "e"), ("q1", "e")}, (("a", "b"),))]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [{"role": "system", "content": "a"}]}, "row 1 of .* has messages by system; expected user and assistant"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "has messages by user; expected"),
+        ({"messages": "user: a"}, "has str as messages; expected a list of messages"),
+        ({"messages": [{"role": "user"}]}, "has a message without role and content"),
+        (
+            {"prompt": [{"role": "user", "content": "a"}], "completion": "b"},
+            "has str as completion; expected a list of messages",
+        ),
+        ({"prompt": [{"role": "user", "content": "a"}]}, 'has no column "completion"'),
+        ({"messages": None}, "none of the 1 rows .* is without a prompt"),
+    ],
+)
+def test_a_chat_that_is_none_is_refused(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
+        draw(tmp_path, write(tmp_path, [row]))
 
 
 def test_a_file_of_plain_lines_can_be_generated_from_and_has_no_answers(tmp_path):
@@ -131,6 +172,11 @@ def test_a_missing_column_is_refused_with_those_there_are_and_the_nearest(tmp_pa
         draw(tmp_path, file, prompt="{qestion}", target=" {answer}")
     with pytest.raises(InputError, match=r'row 1 of .*rows.jsonl has no column "prompt" \(its columns are question, answer'):
         draw(tmp_path, file)
+    (tmp_path / "wide.jsonl").write_text(json.dumps({f"c{number}": number for number in range(40)}))
+    with pytest.raises(
+        InputError, match=r"its columns are c0, .*, c11 …\); rename them to prompt and target, or give messages"
+    ):
+        draw(tmp_path, "wide.jsonl")
     for field in ("level", "id", "options"):
         with pytest.raises(InputError, match='no column "steps"'):
             draw(tmp_path, file, prompt="{question}", **{field: "steps"})

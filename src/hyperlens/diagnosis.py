@@ -162,14 +162,14 @@ def find_pattern(confidence: str, effort: str, accuracy: str) -> Pattern:
     return found
 
 
-def is_part(name: str, pattern: Pattern) -> bool:
-    """Whether a name holds for a pattern too: what `name` says is shown is shown in all cases of `pattern`, as "lost accuracy"
-    is in blind confidence. What rose together with accuracy is not part of a name that leaves accuracy open."""
-    (named,) = (one for one in PATTERNS if one.name == name)
+def holds_for(name: str, other: str) -> bool:
+    """Whether the name of one pattern holds for another one too: all that the first says is shown is shown there in all cases,
+    as that of "lost accuracy" is in "blind confidence". Where accuracy rose, only names that say so hold."""
+    named, pattern = (next(one for one in PATTERNS if one.name == each) for each in (name, other))
     sides = [(getattr(named, side), getattr(pattern, side)) for side in _SAID]
-    asserted = [(side, other) for side, other in sides if side in ((UP,), (DOWN,))]
-    holds = bool(asserted) and all(side == other for side, other in asserted)
-    return named is pattern or (holds and (UP in named.accuracy or UP not in pattern.accuracy))
+    shown = [(side, found) for side, found in sides if side in ((UP,), (DOWN,))]
+    rose = pattern.accuracy == (UP,) != named.accuracy
+    return name == other or (bool(shown) and all(side == found for side, found in shown) and not rose)
 
 
 def say_directions(confidence: str, effort: str, accuracy: str) -> str:
@@ -319,17 +319,17 @@ def _find_shares(changes: Mapping[str, Change], alike: Interval, matched: Interv
     confidence, effort = changes["confidence"], changes["effort"]
     if confidence.direction == STILL:
         return
-    about = f"Ω is a share of the final confidence, which changed by {_say_signed(confidence.difference.value)}"
+    about = f"Ω is a share of the final confidence, which changed by {say_signed(confidence.difference.value)}"
     if find_direction(alike) != effort.direction:
         few = ", too few to tell" if alike.n < FEW_ALIKE else ""
         yield (
             f"{about}; among the {alike.n} samples in which it changed by less than {LITTLE}{few}, ΔΩ is "
-            f"{say_interval(alike)}, not {_say_signed(effort.difference.value)}."
+            f"{say_interval(alike)}, not {say_signed(effort.difference.value)}."
         )
     if matched.n >= 2 * FEW_ALIKE and not matched.low <= effort.difference.value <= matched.high:
         yield (
             f"{about}; among samples of like confidence before and after, not in pairs, ΔΩ is {say_interval(matched)}, not "
-            f"{_say_signed(effort.difference.value)}."
+            f"{say_signed(effort.difference.value)}."
         )
 
 
@@ -339,9 +339,9 @@ def say_interval(interval: Interval) -> str:
     if math.isnan(interval.value):
         return "unknown"
     if math.isnan(interval.low):
-        return _say_signed(interval.value)
+        return say_signed(interval.value)
     digits = count_digits((interval.low, interval.high), DIGITS)
-    value, low, high = (_say_signed(number, digits) for number in (interval.value, interval.low, interval.high))
+    value, low, high = (say_signed(number, digits) for number in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
 
 
@@ -350,7 +350,7 @@ def _say_changes(changes: Mapping[str, Change]) -> str:
     return ", ".join(f"{said} {say_interval(changes[name].difference)}" for said, name in named) + "."
 
 
-def _say_signed(value: float, digits: int = DIGITS) -> str:
+def say_signed(value: float, digits: int = DIGITS) -> str:
     """A number with its sign; 0 has none."""
     said = f"{value:+.{digits}f}"
     return said[1:] if float(said) == 0 else said.replace("-", "−")

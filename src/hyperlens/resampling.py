@@ -60,6 +60,16 @@ def count_digits(ends: Iterable[float | None], digits: int) -> int:
     return digits + next((more for more in range(MORE_DIGITS) if all(round(end, digits + more) for end in known)), MORE_DIGITS)
 
 
+def write_number(value: float, digits: int) -> str:
+    """A number with so many digits behind the point, a minus sign where it has one, and none before 0.
+
+    >>> write_number(-0.5, 2), write_number(-0.001, 2)
+    ('−0.50', '0.00')
+    """
+    said = f"{value:.{digits}f}"
+    return f"−{said[1:]}" if said[0] == "-" and float(said) else said.lstrip("-")
+
+
 def check_seed(seed: int) -> None:
     """That every generator of random numbers takes it: numpy's, torch's and scikit-learn's. Raises InputError."""
     if not 0 <= seed < 2**32:

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from hyperlens.cli import anomalies, comparing, finetuning, lenses, reading, studies, training  # noqa: F401  # each adds its commands
-from hyperlens.cli.app import app
+from hyperlens.cli.app import Interrupted, app
 from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, is_memory_error
+
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -23,12 +25,15 @@ def main() -> None:
     warnings.simplefilter("always", HyperLensWarning)
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except HyperLensError as error:
         status = _refuse(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as stop:
         again = sys.argv[1:2] in (["compare"], ["study"], ["train-reference"], ["tune-lens"], ["finetune"])
-        print(f"hyperlens: stopped{'; the same command goes on from here' if again else ''}", file=sys.stderr)
-        status = 130
+        advice = str(stop) or ("the same command goes on from here" if again else "")
+        print("; ".join(filter(None, ("hyperlens: stopped", advice))), file=sys.stderr)
+        status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
+class Interrupted(Exception):
+    """Ctrl-C in a command that says how to go on."""
+
+
 ModelName = Annotated[str, typer.Argument(help='A folder (an adapter\'s too), a .gguf file, a hub id, or "reference" (ours).')]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DType = Annotated[str, typer.Option("--dtype", help="auto (as saved), float32, bfloat16, float16, int8, nf4, torchao-int8.")]

@@ -97,7 +97,7 @@ def compare(
 
     if demo:
         base, tuned, task, focal_depth = *_find_demo(base, tuned), task or list(DEMO), focal_depth or DEMO_DEPTHS
-    base, tuned = _find_pair(base, tuned, revision)
+    base, tuned = _find_pair(*_unfold(base, tuned), revision)
     saved = [_is_run(one) for one in (base, tuned or base)]
     _check_options(saved, given_options(context_of_call))
     folder = out or Path("runs") / _name_comparison(base, tuned)
@@ -153,6 +153,24 @@ def _find_pair(base: str | None, tuned: str | None, revision: str | None) -> tup
 
     found = name_base(base, revision)
     return (REFERENCE if found == str(REFERENCE_FOLDER) else found), base
+
+
+def _unfold(base: str | None, tuned: str | None) -> tuple[str | None, str | None]:
+    """The two runs in the folder of a comparison, where that is given alone. Raises InputError where it is one of two."""
+    for one in (base, tuned):
+        if one is None or _is_run(one) or not _is_run((sides := _list_sides(one))[0]):
+            continue
+        if not _is_run(sides[1]):
+            raise InputError(f"{one} holds a comparison that was not finished; give the command that began it, and it goes on")
+        if tuned is not None:
+            raise InputError(f"{one} holds two runs of a comparison; give it alone, or one of them, {' or '.join(sides)}")
+        return sides
+    return base, tuned
+
+
+def _list_sides(folder: str) -> tuple[str, str]:
+    """Where a comparison that measured two models keeps their runs."""
+    return str(Path(folder) / "base"), str(Path(folder) / "tuned")
 
 
 def _is_run(source: str) -> bool:
@@ -213,6 +231,8 @@ def _measure_pair(
 
     runs = {name: open_run(one.source) for name, one in wanted.items() if _is_run(one.source)}
     if not runs:
+        if not is_artefact(folder / "tuned"):
+            _check_outlines(wanted)
         runs["base"] = run_study(replace(describe(), models=(wanted["base"].spec,)), folder / "base", restart=restart)
     for name, one in wanted.items():
         if name not in runs:
@@ -222,6 +242,16 @@ def _measure_pair(
             models = {} if is_artefact(folder / name) else {one.spec.name: _load_kin(side, study)}
             runs[name] = run_study(study, folder / name, models, restart=restart)
     return runs["base"], runs["tuned"]
+
+
+def _check_outlines(wanted: Mapping[str, _Wanted]) -> None:
+    """That both models are there, and can be kin, before the first of them is measured. Raises InputError and ModelError."""
+    from hyperlens.models.loading import outline_source
+    from hyperlens.runs.pairing import check_outlines
+
+    specs = [one.spec for one in wanted.values()]
+    first, second = (outline_source(one.source, one.revision or None, one.trust_remote_code) for one in specs)
+    check_outlines((specs[0].name, specs[1].name), (first, second))
 
 
 def _load_kin(side: Any, study: Any) -> Any:

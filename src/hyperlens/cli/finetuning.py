@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from hyperlens.cli.app import (
     DeviceMap,
     DType,
     FewShot,
+    Interrupted,
     Json,
     Limit,
     ModelName,
@@ -32,6 +34,7 @@ from hyperlens.resampling import next_seed
 
 if TYPE_CHECKING:
     from hyperlens.tasks import Sample
+    from hyperlens.terminal.finetuning import Asked
 
 
 WATCHED = 64
@@ -132,16 +135,27 @@ def finetune(
         seed=seed,
     )
     with working("loading and proving the model"):
+        from hyperlens.terminal.finetuning import Asked
         from hyperlens.training.finetuning.tuning import fine_tune
 
         samples = [one for file in files or [] for one in _read(file, chat)]
         samples += [one for name in dict.fromkeys(task or []) for one in _draw(name, limit, few_shot, chat, seed, data)]
         probe = _find_probe(watch, samples, chat, seed, data) if watch else []
         rules = {"most_share": watch_share, "stop": stop or None, "keep": keep or None}
-        callbacks = [_watch(probe, watch_every, focal_depth, **rules)] if watch else []
+        light = _watch(probe, watch_every, focal_depth, **rules) if watch else None
         loaded = load(model, dtype, device, device_map, revision, trust_remote_code)
-    tuned = fine_tune(loaded, samples, recipe, out, callbacks, resume, print_json if json else _show_rows())
-    _show(tuned, task or [], json)
+    try:
+        tuned = fine_tune(loaded, samples, recipe, out, [light] if light else [], resume, _report(light, json))
+    except KeyboardInterrupt:
+        raise Interrupted(_say_how_far(out, resume)) from None
+    if json:
+        print_json(tuned.describe())
+        return
+    options = ["--focal-depth", str(focal_depth)] if effort_weight or watch else []
+    options += ["--chat"] if chat else []
+    options += ["--data", data] if data else []
+    shots = ["--few-shot", str(few_shot)] if few_shot else []
+    _show(tuned, Asked(tuple(task or ()), bool(files), tuple(options), tuple(shots), stop))
 
 
 def _read(file: Path, chat: bool) -> list[Sample]:
@@ -183,18 +197,32 @@ def _watch(probe: list[Sample], every: int, focal_depth: int, **rules: Any) -> A
     return EffortCallback(probe, every, focal_depth, **rules)
 
 
-def _show_rows() -> Any:
-    """A line for each row of the log."""
+def _report(light: Any, json: bool) -> Callable[[dict[str, Any]], None]:
+    """Prints a row of the log, one of what is watched with the name of its pattern."""
     from hyperlens.terminal import show_fine_tuning
 
     console = make_console()
-    return lambda row: show_fine_tuning(console, row)
+
+    def report(row: dict[str, Any]) -> None:
+        if "confidence/probe" in row:  # logged right after it was read
+            row = {**row, "verdict": light.readings[-1].verdict}
+        print_json(row) if json else show_fine_tuning(console, row)
+
+    return report
 
 
-def _show(tuned: Any, drawn: list[str], json: bool) -> None:
+def _say_how_far(out: Path, resume: bool) -> str:
+    """From where a fine-tuning that was stopped goes on."""
+    from hyperlens.training.finetuning.keeping import count_steps
+
+    return f"the same command{'' if resume else ', with --resume for --anew,'} goes on from step {count_steps(out)}"
+
+
+def _show(tuned: Any, asked: Asked) -> None:
+    from hyperlens.monitoring.keeping import read_best
     from hyperlens.terminal import show_fine_tuned
+    from hyperlens.training.finetuning.keeping import find_checkpoints
 
-    if json:
-        print_json(tuned.describe())
-    else:
-        show_fine_tuned(make_console(), tuned.describe(), drawn)
+    kept = any("effort/kept" in row for row in tuned.log)
+    best = read_best(find_checkpoints(tuned.out)) if kept else None
+    show_fine_tuned(make_console(), tuned.describe(), tuned.log, asked, best)

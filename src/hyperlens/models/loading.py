@@ -108,6 +108,19 @@ def name_base(source: str | os.PathLike[str], revision: str | None = None) -> st
     return _locate_base(place, adapter).where
 
 
+def outline_source(
+    source: str | os.PathLike[str], revision: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """What a model's configuration says, before its weights are read: its kind, layers and width; None of what it does not
+    say. Of an adapter, what that of its base says. Raises ModelError."""
+    place = _locate(source, revision, trust_remote_code)
+    _check_remote_code(place)
+    adapter = _read_adapter(place)
+    config = _load_config(place if adapter is None else _locate_base(place, adapter)).get_text_config(decoder=True)
+    names = {"kind": "model_type", "layers": "num_hidden_layers", "width": "hidden_size"}
+    return {"adapter": adapter is not None} | {name: getattr(config, field, None) for name, field in names.items()}
+
+
 def _locate(source: str | os.PathLike[str], revision: str | None, trust_remote_code: bool) -> Place:
     """Where a source is, and whether there is a model at all."""
     name = os.fspath(source)

@@ -6,7 +6,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperlens.diagnosis import PATTERNS, say_interval
-from hyperlens.errors import HyperLensError, HyperLensWarning, InputError
+from hyperlens.errors import HyperLensError, HyperLensWarning, InputError, first_sentence, is_memory_error
 from hyperlens.monitoring.keeping import BASE, find_base, read_best, save_base, save_best
 from hyperlens.monitoring.probe import Probe, check_samples, check_whole, kept_randomness, measure_probe, prepare_probe
 from hyperlens.monitoring.reading import (
@@ -42,12 +43,13 @@ class EffortCallback(TrainerCallback):
     trajectory of the probe set, its folder, or the file `effort_base.json` that every training leaves in its output folder,
     where a resumed one finds it. Values go to the trainer's trackers once it is known: `callback.watch(trainer)`. `stop` ends
     the training at a pattern of `hyperlens.diagnosis`, such as "blind confidence", or where a function of the Reading says so.
-    Of the many looks at a training one may show a pattern by chance: it is warned of, and stops by its name, only where two
-    readings in a row show it. A function decides alone.
+    A name holds for every pattern that contains it, as "lost accuracy" does for blind confidence. Of the many looks at a
+    training one may show a pattern by chance: it is warned of, and stops by its name, only where two readings in a row show it.
+    A function decides alone.
     `keep` saves the model of the highest "accuracy", "confidence" or "effort", or of the highest number that a function of the
     Reading gives, in the folder `best` of the output folder. A measurement with which all of them would take more than
-    `most_share` of the time since the first step is skipped and counted. The weights are bit for bit those that the training
-    gives without it. Raises InputError.
+    `most_share` of the time since the first step is skipped, warned of once, and counted; that after the last step never is.
+    The weights are bit for bit those that the training gives without it. Raises InputError.
     """
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)
@@ -114,7 +116,8 @@ class EffortCallback(TrainerCallback):
         began = self.clock()
         trajectory = measure_probe(self._probe)
         values, identity = list_values(trajectory, self.focal_depth), identify_probe(trajectory, self.focal_depth)
-        self._base = self._find_base(folder, resumed, values, identity)
+        with _said_before():
+            self._base = self._find_base(folder, resumed, values, identity)
         save_base(folder, self._base, identity)
         reading, now = self._read(state.global_step, values), self.clock()
         self._spending = Spending(began=now, last=now - began)
@@ -125,27 +128,44 @@ class EffortCallback(TrainerCallback):
         """One measurement, if it fits below the cap, and what it cost; gives whether the training is to stop."""
         _finish_queue(self._probe)
         began, row, stop = self.clock(), {}, False
-        if self._spending.allows(began, self.most_share):
+        if state.global_step == state.max_steps or self._spending.allows(began, self.most_share):
             row, stop = self._attempt(folder, state.global_step, given)
             seconds = self.clock() - began
             self._spending = self._spending.add(seconds)
             row["effort/seconds"] = seconds
         else:
-            self._spending = self._spending.skip()
+            self._skip(state.global_step, began)
         row |= {"effort/share": self._spending.share(self.clock()), "effort/skipped": float(self._spending.skipped)}
         self._log(row, state, control)
         return stop
 
+    def _skip(self, step: int, now: float) -> None:
+        """Leave a measurement out, and say so once."""
+        if not self._spending.skipped:
+            _warn(
+                f"the measurement after step {step} is skipped: it takes {self._spending.last:.2g} s, with which all of them "
+                f"would have {self._spending.share_with(now):.3g} of the training's time, and most_share is {self.most_share}; "
+                f"raise that (--watch-share), or every (--watch-every), now {self.every}"
+            )
+        self._spending = self._spending.skip()
+
     def _attempt(self, folder: Path, step: int, given: Mapping[str, Any]) -> tuple[dict[str, float], bool]:
-        """What is logged of a measurement, and whether to stop. The training is worth more: what fails is a warning."""
+        """What is logged of a measurement, and whether to stop. The training is worth more: what fails for a reason that is
+        known, or for want of memory, is a warning."""
         row, stop = {}, False
         try:
-            reading = self._read(step, list_values(measure_probe(self._probe), self.focal_depth))
+            with _said_before():
+                values = list_values(measure_probe(self._probe), self.focal_depth)
+            reading = self._read(step, values)
             row, stop = list_logs(reading), self._should_stop(reading)
             row |= {"effort/kept": 1.0} if self._keep_best(folder, reading, given) else {}
-        except HyperLensError as error:
+        except Exception as error:
+            if not isinstance(error, HyperLensError) and not is_memory_error(error):
+                raise
             row["effort/failed"] = 1.0
-            _warn(f"the measurement after step {step} failed: {error}")
+            known = isinstance(error, HyperLensError)
+            said = error if known else f"memory did not suffice ({first_sentence(error)}); give fewer or shorter probe samples"
+            _warn(f"the measurement after step {step} failed: {said}")
         return row | ({"effort/stopped": 1.0} if stop else {}), stop
 
     def _read(self, step: int, values: Mapping[str, np.ndarray]) -> Reading:
@@ -268,6 +288,14 @@ def _agree(decided: bool | None) -> bool | None:
     told = [decided]
     dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+@contextmanager
+def _said_before() -> Iterator[None]:
+    """Nothing is said of the focal depth, which the first measurement of a training has said."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "at focal depth", HyperLensWarning)
+        yield
 
 
 def _warn(message: str) -> None:

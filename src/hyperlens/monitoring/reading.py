@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperlens.artefact import to_json
-from hyperlens.diagnosis import MEASURES, PATTERNS, Change, Columns, estimate_changes, name_pattern
+from hyperlens.diagnosis import MEASURES, PATTERNS, Change, Columns, estimate_changes, holds_for, name_pattern
 from hyperlens.errors import InputError
 from hyperlens.trajectory import Trajectory, average_tokens, measure_effort
 
@@ -74,9 +74,9 @@ def _compare_rows(step: int, values: Columns, base: Columns, rows: np.ndarray, t
 
 
 def is_settled(readings: Sequence[Reading], pattern: str) -> bool:
-    """Whether a pattern is to be acted on: the last two readings of a training both show it."""
+    """Whether a pattern is to be acted on: the last two readings of a training both show it, or one that contains it."""
     last = readings[-SUCCESSIVE:]
-    return len(last) == SUCCESSIVE and all(reading.verdict == pattern for reading in last)
+    return len(last) == SUCCESSIVE and all(holds_for(pattern, reading.verdict) for reading in last)
 
 
 def list_logs(reading: Reading) -> dict[str, float]:

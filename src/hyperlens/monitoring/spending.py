@@ -22,7 +22,11 @@ class Spending:
 
     def allows(self, now: float, most: float) -> bool:
         """Whether the share would be at most `most` after one more measurement that takes as long as the last one."""
-        return self.spent + self.last <= most * (now - self.began + self.last)
+        return self.share_with(now) <= most
+
+    def share_with(self, now: float) -> float:
+        """The share that all would have after one more measurement that takes as long as the last one, in [0, 1]."""
+        return self.add(self.last).share(now + self.last)
 
     def add(self, seconds: float) -> Spending:
         """The same after one more measurement."""

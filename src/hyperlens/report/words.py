@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hyperlens.report.data import Chapter, ReportData
-from hyperlens.resampling import count_digits
+from hyperlens.resampling import count_digits, write_number
 from hyperlens.runs.summary import CLEAR, is_clear
 
 Row = Mapping[str, Any]
@@ -101,10 +101,7 @@ def say_number(value: float | None, digits: int = 2) -> str:
     >>> say_number(-0.5), say_number(-0.001), say_number(None)
     ('−0.50', '0.00', '–')
     """
-    if value is None or math.isnan(value):
-        return NOTHING
-    said = f"{value:.{digits}f}"
-    return f"−{said[1:]}" if said[0] == "-" and float(said) else said.lstrip("-")
+    return NOTHING if value is None or math.isnan(value) else write_number(value, digits)
 
 
 def say_interval(value: Any, digits: int = 2) -> str:

@@ -133,11 +133,11 @@ def compare_runs(
 ) -> Comparison:
     """Compare what two models did on the same samples: two runs, or two models of one (the first is the base by default).
 
-    Runs are opened where their folders are given. Needs no model, only what the runs saved. Models, and a `lens` that both runs call so, are named where a run has several.
-    `focal_depth` is the one that verdicts are given at: by default that chosen for the base. Samples that only one of the
-    models could read are left out, and counted. Raises InputError where the runs are not of the same samples, read through the
-    same lens in the same context at a common focal depth, or an adapter is of another base than the one that it is compared
-    with.
+    Runs, or their folders, are enough: no model is needed. Models, and a `lens` that both runs call so, are named where a run
+    has several. `focal_depth` is the one that verdicts are given at: by default that chosen for the base. Samples that only
+    one of the models could read are left out, and counted. Raises InputError where the runs are not of the same samples, read
+    through the same lens in the same context at a common focal depth, or an adapter is of another base than the one that it is
+    compared with; ArtefactError for a folder that holds no finished run.
     """
     base, tuned = _open(base), None if tuned is None else _open(tuned)
     before, after = choose_sides(base, tuned, base_model, tuned_model, lens)
@@ -168,7 +168,7 @@ def compare_runs(
     )
 
 
-def rank_verdicts(verdicts: Sequence[Row]) -> list[Row]:
+def rank_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The verdicts, the most alarming one first: blind confidence, other alarms, warnings; else in their order."""
     return sorted(verdicts, key=lambda row: (_ALARMS.get(row["tone"], len(_ALARMS)), row["name"] != PATTERNS[0].name))
 

@@ -157,18 +157,36 @@ def take_columns(frame: pd.DataFrame, depths: Collection[int]) -> dict[str, np.n
 def check_kin(names: tuple[str, str], documents: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
     """That one model may have been made of the other, by what `measure.describe_kin` says of them. Raises InputError where
     they have other numbers of layers, or one is an adapter of another base."""
-    layers = [document["layers"] for document in documents]
-    if layers[0] != layers[1]:
-        raise InputError(
-            f"{names[0]} has {layers[0]} layers and {names[1]} {layers[1]}: effort can be compared only between a model and "
-            "what was made of it; give two such models"
-        )
+    _check_layers(names, documents)
     first, second = ({document["fingerprint"], document.get("base")} - {None} for document in documents)
     adapters = [place for place in (1, 0) if "base" in documents[place]]
     if adapters and documents[0]["dtype"] == documents[1]["dtype"] and not first & second:
         raise InputError(
             f"{names[adapters[0]]} is an adapter of another base than {names[1 - adapters[0]]}, since the weights below it "
             "have another fingerprint; compare it with the base that its adapter_config.json names"
+        )
+
+
+def check_outlines(names: tuple[str, str], outlines: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+    """The same as far as configurations tell, which `models.loading.outline_source` reads before anything is measured. Raises
+    InputError where an adapter is of a base of another kind or width, too."""
+    _check_layers(names, outlines)
+    said = [f"a {one['kind']} of width {one['width']}" for one in outlines]
+    adapters = [place for place in (1, 0) if outlines[place]["adapter"]]
+    if adapters and said[0] != said[1]:
+        mine, other = adapters[0], 1 - adapters[0]
+        raise InputError(
+            f"{names[mine]} is an adapter of another base ({said[mine]}) than {names[other]} ({said[other]}); compare it with "
+            "the base that its adapter_config.json names"
+        )
+
+
+def _check_layers(names: tuple[str, str], documents: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+    layers = [document["layers"] for document in documents]
+    if layers[0] != layers[1]:
+        raise InputError(
+            f"{names[0]} has {layers[0]} layers and {names[1]} {layers[1]}: effort can be compared only between a model and "
+            "what was made of it; give two such models"
         )
 
 

@@ -61,7 +61,7 @@ def put_rows(spec: TaskSpec, folder: Path) -> Make:
 
 
 def _fill(spec: TaskSpec, row: Row) -> Sample:
-    """The prompt, empty where the row has none, and the target: by their templates, of a chat, or of what columns are called."""
+    """The prompt, empty where the row has none, and the target: by templates, from a chat, or from columns of these names."""
     if not spec.prompt and is_chat(row):
         sample = read_chat(row)
         return replace(sample, target=fill_template(spec.target, row)) if spec.target else sample

@@ -13,7 +13,9 @@ from hyperlens.errors import InputError
 from hyperlens.tasks.files import read_lines, read_text
 from hyperlens.tasks.hub import load_saved
 
-ADVICE = "; rename them to prompt and target, or give messages, a chat (or the file of a study, which says what they are made of)"
+ADVICE = (
+    "; rename them to prompt and target, or give messages, a chat (the file of a study can say what they are made of instead)"
+)
 MOST_COLUMNS = 12
 """Columns that a message names."""
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")

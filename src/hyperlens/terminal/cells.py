@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+from hyperlens.resampling import write_number
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 MOST_TOKENS = 60
 
@@ -53,7 +55,7 @@ def spell_size(count: float | int | None) -> str:
 
 def spell(value: float | np.floating | None, digits: int = 2) -> str:
     """A number with so many digits behind the point; a dash where there is none."""
-    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
+    return "-" if value is None or np.isnan(value) else write_number(float(value), digits)
 
 
 def spell_interval(value: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def prepare_examples(model: Model, samples: Iterable[Sample], recipe: FineTuneRe
     Raises InputError where there is none, where one has no target or an image, and where one does not fit into the model's
     context or into `recipe.length`: nothing is cut, since the answer would be what is lost.
     """
-    given = list(samples)
+    given = [_check_sample(sample, number) for number, sample in enumerate(samples, 1)]
     if not given:
         raise InputError("there is nothing to train on; give samples with a prompt and a target")
     _check_targets(given)
@@ -109,13 +109,16 @@ def _make_example(encoded: Encoded, end: int | None, name: str) -> Example:
     return Example(encoded.ids + ending, measured[0], measured)
 
 
+def _check_sample(sample: object, number: int) -> Sample:
+    if not isinstance(sample, Sample):
+        raise InputError(
+            f"text {number} is of type {type(sample).__name__}; give hl.Sample(prompt, target), or read a file of them with "
+            "hl.read_samples"
+        )
+    return sample
+
+
 def _check_targets(samples: Sequence[Sample]) -> None:
-    for number, sample in enumerate(samples, 1):
-        if not isinstance(sample, Sample):
-            raise InputError(
-                f"text {number} is of type {type(sample).__name__}; give hl.Sample(prompt, target), or read a file of them with "
-                "hl.read_samples"
-            )
     without = [number for number, sample in enumerate(samples, 1) if not (sample.target or "").strip()]
     if without:
         raise InputError(

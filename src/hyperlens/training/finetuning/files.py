@@ -14,9 +14,9 @@ from hyperlens.tasks.rows import read_rows
 def read_examples(file: Path, chat: bool = False) -> list[Sample]:
     """The samples of a .jsonl, .json, .csv or .parquet file, or of a folder's `train` file.
 
-    A row has the columns of own data, as a study reads them: `prompt` (or `text`) and `target` (or `completion`), and optionally
-    `options`, `gold` and `level`; with `chat` it goes through the model's chat template. Or it has `messages`, a chat whose last
-    turn is what is to be learned. Raises InputError where a row has neither, and for what a sample cannot hold.
+    A row has the columns of own data, as a study reads them: `prompt` (or `text`) and `target` (or `completion`), and
+    optionally `options`, `gold` and `level`; with `chat` it goes through the model's chat template. Or it has `messages`, a
+    chat whose last turn is what is to be learned. Raises InputError where a row has neither, and for what a sample cannot hold.
     """
     rows = read_rows(file, "train", any_split=True)
     if not rows:

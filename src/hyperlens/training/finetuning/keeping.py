@@ -93,6 +93,12 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
     return _read_json(checkpoint / STATE)
 
 
+def count_steps(out: Path) -> int:
+    """After how many steps a fine-tuning would go on: those of the last whole checkpoint of `out`, 0 where there is none."""
+    last = _find_last(find_checkpoints(out))
+    return 0 if last is None else read_progress(last)["global_step"]
+
+
 def begin_checkpoints(folder: Path, identity: Mapping[str, Any], resume: bool) -> Path | None:
     """The last whole checkpoint of this fine-tuning in a folder, if there is one; without `resume` all are removed.
 
