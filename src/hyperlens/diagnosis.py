@@ -145,7 +145,7 @@ def find_direction(difference: Interval, p: float = 0.0) -> str:
     """up or down where a change counts as shown, else not shown.
 
     It does if its interval excludes 0, at least 20 pairs have it, it is no mere rounding, and `p`, for accuracy that of the
-    exact sign test, is at most 0.05. The first is the paper's condition as we read it, the others are ours on top.
+    exact sign test, is at most 0.05. The first is the definition, the others keep chance out of it; all of it is ours.
     """
     if difference.n < FEWEST_PAIRS or p > LARGEST_P or not abs(difference.value) >= SMALLEST_CHANGE:
         return STILL
