@@ -19,8 +19,9 @@ COMPARED = ("accuracy", "confidence", "effort")
 """The measures that a verdict is made of."""
 BLIND = PATTERNS[0].name
 SUCCESSIVE = 2
-"""So many readings in a row have to show a pattern before it is acted on: a training is looked at many times. Accuracy that
-varies by chance alone, of 64 samples, is down at some look of 30 in 0.18 of all trainings, at two in a row in 0.03."""
+"""So many readings in a row have to show a pattern before it is acted on: a training is looked at many times. Of 64 samples, a
+tenth of whose answers vary by chance alone from look to look, accuracy is down at some look of 30 in 0.09 of all trainings, at
+two in a row in 0.06 (benchmarks/looks.py)."""
 
 
 @dataclass(frozen=True)
