@@ -1,7 +1,7 @@
 """How often a warning light that looks again and again shows a loss of accuracy where there is none; prints JSON.
 
 64 probe samples are right or wrong by chance: at each look a tenth of them is drawn anew, right with the probability 0.7 that
-the base had too. Nothing changes but by chance. Counted is the share of trainings in which accuracy is shown to be down at some look.
+the base had too. Nothing changes but by chance. Counted is the share of trainings in which accuracy is down at some look.
 """
 
 from __future__ import annotations
