@@ -265,7 +265,7 @@ def test_the_claims_leave_the_other_questions_and_their_training_as_they_were():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(reference, tmp_path_factory):
     """A run of two tasks, read by our model, and a trace of one of them."""
     from hyperlens.runs import LensSpec
 
@@ -273,9 +273,9 @@ def study(tmp_path_factory):
     names = ("logic:plain", "logic:wide")
     tasks = tuple(hl.TaskSpec(name, levels=(3, 4)) for name in names)
     spec = hl.Study(models=(hl.ModelSpec("reference"),), tasks=tasks, lenses=(LensSpec("", (0, 2)),), limit=45)
-    run = hl.run_study(spec, folder / "run")
+    run = hl.run_study(spec, folder / "run", {"reference": reference})
     samples = [one for one in GRADED["logic"].samples(20, 9, "wide", levels=[3])]
-    hl.trace(hl.load_model("reference"), samples, hl.HyperLens((0, 2)), reference="output").save(folder / "trace")
+    hl.trace(reference, samples, hl.HyperLens((0, 2)), reference="output").save(folder / "trace")
     return run
 
 
@@ -368,7 +368,7 @@ def test_what_the_command_cannot_do_is_one_sentence_and_status_two(call, study, 
     assert other.read_text() == "{}"
 
 
-def test_the_page_says_what_its_committed_numbers_say_and_they_are_of_what_is_shipped():
+def test_the_page_says_what_its_committed_numbers_say_and_they_are_of_what_is_shipped(reference):
     from test_docs import check_tables
 
     root = Path(__file__).resolve().parent.parent
@@ -380,5 +380,5 @@ def test_the_page_says_what_its_committed_numbers_say_and_they_are_of_what_is_sh
     check_tables(root / "docs" / "anomalies.md", script.make_tables(found), "run benchmarks/anomalies.py")
     assert min(row["led"] for row in found["claims"][1:]) > 0.9 and found["claims"][0]["led"] == 0.0
     assert all(sum(row[kind] for kind in script.ANSWERS) == pytest.approx(1) for row in found["claims"])
-    assert found["about"]["model"] == hl.load_model("reference").fingerprint
+    assert found["about"]["model"] == reference.fingerprint
     assert found["about"]["lens"] == hl.load_lens("reference").fingerprint

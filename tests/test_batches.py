@@ -83,8 +83,9 @@ def test_batches_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPat
         sizes.append(tuple(inputs.ids.shape))
         return run(splice, inputs, *args, **options)
 
+    model = loaded("llama")
     monkeypatch.setattr(Splice, "run", watched)
-    trace(loaded("llama"), TEXTS, LogitLens(), limits=Limits(batch_tokens=24))
+    trace(model, TEXTS, LogitLens(), limits=Limits(batch_tokens=24))
     assert [size for size in sizes if size[1] > 1] == [(1, 17), (2, 12), (1, 5)]
 
 
@@ -160,3 +161,15 @@ def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeyp
     apart = trace(replace(model, certificate=replace(model.certificate, paddings=("left",))), texts, LogitLens())
     assert seen == [3, 2, 1]
     np.testing.assert_allclose(apart.data["probability"], padded.data["probability"], atol=1e-6)
+
+
+def test_short_texts_are_not_padded_to_long_ones_once_a_batch_is_worth_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lens = loaded("llama"), LogitLens()
+    texts = [[5 + number % 40 for number in range(length)] for length in (5, 30, 6, 30, 5, 36, 5)]
+    made, make = [], batches.make_batches
+    monkeypatch.setattr(batches, "ENOUGH", 60)
+    monkeypatch.setattr(batches, "make_batches", lambda *given: [made.append(one) or one for one in make(*given)])
+    found = trace(model, texts, lens, limits=Limits(progress=False))
+    assert [sorted(len(texts[number]) for number in one) for one in made] == [[30, 30, 36], [5, 5, 5, 6]]
+    alone = [trace(model, [text], lens).to_numpy() for text in texts]
+    np.testing.assert_allclose(found.to_numpy(), np.concatenate(alone), atol=1e-6)

@@ -78,7 +78,7 @@ def test_a_model_whose_layers_cannot_be_bypassed_is_proved_by_the_plain_hook(mon
     def unable(visit: Any, number: int, hidden: Tensor) -> Any:
         raise RuntimeError("this layer shares its keys")
 
-    monkeypatch.setattr(splice._Visit, "_bypassed", unable)
+    monkeypatch.setattr(splice.Visit, "_bypassed", unable)
     spliced = Splice(build_family("llama"))
     found = certify(spliced)
     assert found.certified and found.way == "hook" == spliced.way
@@ -92,9 +92,9 @@ def replace_router(name: str, changed: Callable[..., Any]) -> Patch:
 
 def enter_one_layer_off(shift: int) -> Patch:
     """Let states enter at another layer than they are said to."""
-    original = splice._Visit._enter
+    original = splice.Visit._enter
     return lambda patch: patch.setattr(
-        splice._Visit, "_enter", lambda visit, number, hidden: original(visit, number + shift, hidden)
+        splice.Visit, "_enter", lambda visit, number, hidden: original(visit, number + shift, hidden)
     )
 
 
@@ -140,7 +140,7 @@ def without_softcap(patch: pytest.MonkeyPatch) -> None:
 
 def without_capture(patch: pytest.MonkeyPatch) -> None:
     """Nothing of ours takes hold of the layers."""
-    patch.setattr(splice._Visit, "forward", lambda visit, number, original, *args, **kwargs: original(*args, **kwargs))
+    patch.setattr(splice.Visit, "forward", lambda visit, number, original, *args, **kwargs: original(*args, **kwargs))
 
 
 BROKEN_JUMP: dict[str, tuple[str, Patch]] = {

@@ -477,12 +477,12 @@ def test_at_rest_again_after_an_evaluation() -> None:
         assert torch.equal(own_logits(model, TEXTS[0]), before)
 
 
-def test_every_table_of_the_page_is_made_of_the_committed_numbers() -> None:
+def test_every_table_of_the_page_is_made_of_the_committed_numbers(reference: Model) -> None:
     from lenses_page import DOCS, make_tables
     from test_docs import check_tables
 
     found = json.loads((DOCS / "lenses.json").read_text(encoding="utf-8"))
-    assert found["reference"]["model"]["fingerprint"] == hl.load_model("reference").fingerprint
+    assert found["reference"]["model"]["fingerprint"] == reference.fingerprint
     check_tables(DOCS / "lenses.md", make_tables(found), "run benchmarks/lenses.py")
     assert len({(one["limit"], one["seed"]) for one in found.values()}) == 1
     seen, page = found["reference"]["seen"], (DOCS / "lenses.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from scipy import special, stats
 from scipy.spatial import distance
 
 from hyperlens.errors import InputError
-from hyperlens.readings import needs_output, read_logits, read_state_cosine
+from hyperlens.readings import BLOCK, needs_output, read_logits, read_state_cosine, stream_probabilities
 from hyperlens.trajectory import READINGS, check_readings
 
 
@@ -108,3 +108,37 @@ def test_an_unknown_reading_is_refused_with_those_there_are():
     with pytest.raises(InputError, match="exit_probability is read by a classifier that was fitted to the model; fit one"):
         check_readings(["exit_probability"])
     assert needs_output(["js_to_output"]) and not needs_output(["entropy"])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_streamed_probabilities_are_those_of_whole_rows(bias: bool) -> None:
+    """Three blocks of rows and four of the vocabulary, the last of them short."""
+    rows, vocabulary = 2 * BLOCK[0] + 5, 3 * BLOCK[1] + 7
+    given, weight = torch.randn(rows, 8), torch.randn(vocabulary, 8)
+    shift = torch.randn(vocabulary) if bias else None
+    reference = torch.randint(vocabulary, (rows,))
+    found = stream_probabilities(given, weight, shift, reference)
+    logits = torch.nn.functional.linear(given.double(), weight.double(), None if shift is None else shift.double())
+    expected = logits.log_softmax(-1).gather(-1, reference[:, None])[:, 0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_block_of_streamed_logits_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, product = [], torch.mm
+
+    def note(rows: torch.Tensor, block: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(out.shape))
+        return product(rows, block, out=out)
+
+    monkeypatch.setattr(torch, "mm", note)
+    stream_probabilities(torch.randn(600, 4), torch.randn(3000, 4), None, torch.zeros(600, dtype=torch.long))
+    assert shapes == [(rows, columns) for rows in (512, 88) for columns in (1024, 1024, 952)]
+
+
+def test_streamed_probabilities_of_sixteen_bit_are_summed_in_float32() -> None:
+    given, weight = torch.randn(9, 64).bfloat16(), torch.randn(4000, 64).bfloat16() / 4
+    reference = torch.randint(4000, (9,))
+    found = stream_probabilities(given, weight, None, reference)
+    whole = torch.nn.functional.linear(given, weight).float().log_softmax(-1).gather(-1, reference[:, None])[:, 0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, whole, rtol=2e-2, atol=2e-2)

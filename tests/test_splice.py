@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from families import LAYERS, build_family, random_ids
@@ -16,7 +17,10 @@ from transformers import PreTrainedModel
 
 from hyperlens.anatomy import study_anatomy
 from hyperlens.errors import ModelError
+from hyperlens.lenses import HyperLens
+from hyperlens.models import load_model
 from hyperlens.splice import Inputs, Probes, Splice, at_rest
+from hyperlens.tracing import trace
 
 FAMILIES = ["llama", "mistral", "gemma2", "gpt2", "bloom", "falcon", "gptj", "mamba"]
 """Layers that return tensors and tuples, take their state by place and by name; absolute, rotary and alibi positions."""
@@ -304,3 +308,33 @@ def test_a_model_without_a_list_of_layers_that_runs_is_refused() -> None:
     model.model.layers = nn.ModuleList()
     with pytest.raises(ModelError, match="LlamaForCausalLM has no list of decoder layers that runs on a text"):
         Splice(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "plain"),
+    [
+        ("llama", {}, True),
+        ("gpt2", {}, True),
+        ("phi", {}, True),
+        ("gemma2", {}, False),
+        ("gemma2", {"final_logit_softcapping": 1e5}, False),
+        ("granite", {}, False),
+        ("cohere2", {}, False),
+    ],
+)
+def test_only_logits_to_which_nothing_is_done_are_summed_up_while_they_come(family: str, changes: Any, plain: bool) -> None:
+    model = load_model(build_family(family, **changes))
+    assert model.splice.ends_plainly == plain
+    texts, lens = [[5, 6, 7, 8, 9], [11, 12, 13]], HyperLens((0, 2))
+    streamed = trace(model, texts, lens, "all", readings=("probability", "log_probability"))
+    whole = trace(model, texts, lens, "all", readings=("probability", "log_probability", "rank"))
+    for name in ("probability", "log_probability"):
+        np.testing.assert_allclose(streamed.to_numpy(name), whole.to_numpy(name), rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_was_changed_is_not_taken_for_a_matrix() -> None:
+    network: Any = build_family("llama")
+    model = load_model(network)
+    assert model.splice.ends_plainly
+    network.lm_head.register_forward_hook(lambda module, args, output: output * 2)
+    assert not model.splice.ends_plainly and not load_model(network).splice.ends_plainly

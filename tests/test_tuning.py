@@ -1,9 +1,9 @@
+"""The training of a tuned lens: what it learns, what it keeps, and where it stops."""
+
 from __future__ import annotations
 
 import json
 import math
-import os
-import random
 import re
 import signal
 import subprocess
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import make_call
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sentences import is_one_sentence
 
 import hyperlens as hl
-from hyperlens.artefact import hash_file
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.lenses import Translators
-from hyperlens.training import texts, tuning
+from hyperlens.training import tuning
 from hyperlens.training.checkpoints import LOG, NAME
 from hyperlens.training.distillation import distil_batch
 from hyperlens.training.lens_recipe import LensRecipe
-from hyperlens.training.texts import Corpus, cut_text, divide_texts, generate_source, read_source
+from hyperlens.training.texts import Corpus, cut_text, divide_texts, generate_source
 from hyperlens.training.tuning import train_translators, tune_lens
 
 TINY = LensRecipe("adamw", 0.003, steps=6, step_tokens=60, warmup=2, evaluate_every=2)
@@ -67,8 +67,10 @@ def test_a_stopped_training_goes_on_to_the_same_lens_and_curve_bit_for_bit(plain
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_goes_on_to_the_same_lens_bit_for_bit(saved, tmp_path):
+def test_a_training_that_is_killed_goes_on_to_the_same_lens_bit_for_bit(saved, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    text = ["--text", str(tmp_path / "text.jsonl")]
+    words = [*text, "--length", "16", "--steps", "6", "--step-tokens", "60", "--evaluate-every", "2"]
     command = f"""
 import os, signal, sys
 from hyperlens import terminal
@@ -76,21 +78,17 @@ from hyperlens.cli import main
 show = terminal.show_lens_training
 def kill(console, row, steps):
     show(console, row, steps)
-    if row["step"] == 4 and "kill" in sys.argv[0]:
+    if row["step"] == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 terminal.show_lens_training = kill
-sys.argv = [sys.argv[1], "tune-lens", {str(saved)!r}, "--text", {str(tmp_path / "text.jsonl")!r}, "--out", sys.argv[2],
-    "--length", "16", "--steps", "6", "--step-tokens", "60", "--evaluate-every", "2"]
+sys.argv = ["hyperlens", "tune-lens", {str(saved)!r}, *{words!r}, "--out", {str(tmp_path / "killed")!r}]
 main()"""
-
-    def run(how, out):
-        done = subprocess.run([sys.executable, "-c", command, how, str(tmp_path / out)], capture_output=True, text=True)
-        return done.returncode, done.stdout
-
-    assert run("kill", "killed")[0] == -signal.SIGKILL and not (tmp_path / "killed").exists()
-    status, told = run("on", "killed")
+    child = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (-signal.SIGKILL, "") and not (tmp_path / "killed").exists()
+    call = make_call(capsys, monkeypatch, "tune-lens", str(saved), *words)
+    status, told, _ = call("--out", tmp_path / "killed")
     assert status == 0 and "step 6 of 6" in told and "step 4 of 6" not in told
-    assert run("on", "whole")[0] == 0
+    assert call("--out", tmp_path / "whole")[0] == 0
     one, other = (hl.load_lens(tmp_path / name) for name in ("killed", "whole"))
     assert one.fingerprint == other.fingerprint
 
@@ -181,34 +179,6 @@ def test_a_training_ends_early_once_the_validation_does_not_get_better(plain):
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
 
 
-def test_no_text_and_no_chunk_is_both_trained_on_and_validated_with(plain):
-    texts = [cut_text(plain, text, 16, "text") for text in [*TEXTS, *TEXTS[:20]]]
-    longer = [(*one, *other) for one, other in zip(texts[:10], texts[20:30], strict=True)]
-    for seed in range(5):
-        corpus = divide_texts([*texts, *longer], 0.2, 1000, seed)
-        assert not set(corpus.training) & set(corpus.validation)
-        held = [text for text in {*texts, *longer} if set(text) <= set(corpus.validation)]
-        assert held and not any(text[0] in corpus.training for text in held)
-    assert divide_texts(texts, 0.2, 1000, 3) == divide_texts(texts, 0.2, 1000, 3) != divide_texts(texts, 0.2, 1000, 4)
-
-
-@pytest.mark.parametrize("lengths", [[5000], [3000, 2000], [900, 5, 900, 900, 900], [1000, *[20] * 100], [2, 2000, 2000]])
-@pytest.mark.parametrize("most", [300, 10_000])
-def test_about_a_tenth_is_held_out_and_never_more_than_asked_for_of_few_and_of_long_texts(lengths, most):
-    draw = random.Random(0)
-    tokens = [tuple(draw.randrange(10**6) for _ in range(length)) for length in lengths]
-    texts = [tuple(text[first : first + 32] for first in range(0, len(text), 32)) for text in tokens]
-    for seed in range(5):
-        corpus = divide_texts(texts, 0.1, most, seed)
-        room = min(most, 0.1 * sum(lengths))
-        assert room / 2 <= sum(map(len, corpus.validation)) <= room
-        assert not set(corpus.training) & set(corpus.validation)
-        assert corpus.tokens + sum(map(len, corpus.validation)) == sum(lengths)
-    assert len(divide_texts([((1, 2, 3),), ((4, 5),)], 0.1, 1000, 0).validation) == 1
-    often = divide_texts([((number, 1),) for number in range(20)] * 100, 0.1, 1000, 0)
-    assert len(often.validation) == 2 and len(often.training) == 1800
-
-
 def test_one_long_text_and_a_folder_by_its_name_are_enough(plain, tmp_path):
     text = " ".join(TEXTS)
     lens = tune_lens(plain, text, TINY, 16, str(tmp_path / "kept"))
@@ -230,71 +200,6 @@ def test_what_validates_is_never_seen_in_a_step(plain, monkeypatch):
     monkeypatch.setattr(tuning, "distil_batch", watch)
     train_translators(plain, corpus, replace(TINY, steps=20))
     assert set(seen) == set(corpus.training) and not set(seen) & set(corpus.validation)
-
-
-def test_every_chunk_is_drawn_once_before_one_is_drawn_again():
-    corpus = Corpus(tuple((number, number) for number in range(10)), ((99,),))
-    drawn = [chunk for step in range(10) for chunk in corpus.draw(step, 6, 0)]
-    assert len(drawn) == 30
-    for first in (0, 10, 20):
-        assert sorted(drawn[first : first + 10]) == sorted(corpus.training)
-    assert drawn[:10] != drawn[10:20] and drawn[:3] == corpus.draw(0, 6, 0)
-    assert set(corpus.draw(1, 50, 0)) == set(corpus.training) and len(corpus.draw(1, 50, 0)) == 25
-
-
-def test_chunks_begin_as_texts_do_and_hold_all_of_the_text(stories):
-    model = hl.load_model(stories)
-    text = "Once upon a time there was a dog. " * 20
-    chunks, whole = cut_text(model, text, 16, "text"), model.tokenizer(text)["input_ids"]
-    assert all(chunk[0] == model.tokenizer.bos_token_id and len(chunk) <= 16 for chunk in chunks)
-    assert [token for chunk in chunks for token in chunk[1:]] == whole[1:]
-    begin, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
-    several = cut_text(model, [begin, end, *whole[1:]], 16, "text")
-    assert all(chunk[:2] == (begin, end) for chunk in several)
-    assert [token for chunk in several for token in chunk[2:]] == whole[1:]
-    assert cut_text(model, [begin] * 5, 3, "text") == ((begin,) * 3,) * 3
-
-
-def test_files_give_texts_as_their_kind_has_them(plain, tmp_path):
-    (tmp_path / "plain.txt").write_text("w10 w11 w12\n\nw13 w14 w15 w16 w17")
-    rows = [{"text": "w10 w11"}, {"prompt": "w12 w13", "target": " w14"}, {"text": "w15 " * 9}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    running, lines = (read_source(plain, tmp_path / name, 4) for name in ("plain.txt", "rows.jsonl"))
-    assert [len(text) for text in running.texts] == [1] * len(running.texts) and len(running.texts) > 1
-    assert [len(text) for text in lines.texts] == [1, 1, 3]
-    assert lines.describe() == {
-        "kind": "file",
-        "name": "rows.jsonl",
-        "sha256": hash_file(tmp_path / "rows.jsonl"),
-        "texts": 3,
-        "tokens": 14,
-    }
-
-
-def test_what_the_model_writes_depends_on_the_seed_alone_and_leaves_the_random_state(stories, tmp_path):
-    model = hl.load_model(stories)
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    one = generate_source(model, 3, 24, 7)
-    assert torch.equal(torch.rand(3), expected)
-    assert one.texts == generate_source(model, 3, 24, 7).texts != generate_source(model, 3, 24, 8).texts
-    assert len(set(one.texts)) == 3 and all(len(chunk) <= 24 for (chunk,) in one.texts)
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "The dog ran"}\n{"prompt": "A cat"}\n')
-    prompted = generate_source(model, 3, 24, 7, tmp_path / "prompts.jsonl")
-    written = [model.tokenizer.decode(chunk, skip_special_tokens=True) for (chunk,) in prompted.texts]
-    assert [text.startswith("The dog ran") for text in written] == [True, True, False]
-
-
-def test_a_model_that_writes_nothing_or_always_the_same_is_given_prompts(plain, monkeypatch):
-    for written in ([(1, 5)] * 4, [(1, 5), (1, 6), (1, 7), (1, 8)], [(1, 5, 6)] * 4):
-        monkeypatch.setattr(texts, "_begin", lambda model: (1,))
-        monkeypatch.setattr(texts, "_sample", lambda *given, written=written: written)
-        with pytest.raises(
-            InputError, match=r"4 texts, [14] of them different, the longest of [23] tokens.*--prompts"
-        ) as caught:
-            generate_source(plain, 4, 16, 0)
-        assert is_one_sentence(str(caught.value))
 
 
 def test_what_is_saved_says_how_it_was_trained_and_reads_the_model(plain, tmp_path):
@@ -432,39 +337,29 @@ def test_text_that_is_too_short_and_depths_that_are_too_deep_are_refused(plain):
         tune_lens(plain, TEXTS, TINY, length=1)
 
 
-def follow(arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, "-c", "from hyperlens.cli import main; main()", "tune-lens", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_the_command_trains_on_all_kinds_of_text_and_shows_each_state(saved, tmp_path):
+def test_the_command_trains_on_all_kinds_of_text_and_shows_each_state(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    follow = make_call(capsys, monkeypatch, "tune-lens", str(saved))
     (tmp_path / "text.txt").write_text(" ".join(TEXTS))
     words = ["--text", "text.txt", "--length", "16", "--steps", "4", "--step-tokens", "60", "--evaluate-every", "2"]
-    status, told, wrong = follow([saved, *words, "--out", "lens", "--json"], tmp_path)
+    status, told, wrong = follow(*words, "--out", "lens", "--json")
     assert (status, wrong) == (0, "")
     *rows, last = map(json.loads, told.splitlines())
     assert [row["step"] for row in rows] == [0, 2, 4] and Path(last["lens"]) == tmp_path / "lens"
     assert len(last["logit"]) == len(last["tuned"]) == 6
-    status, told, _ = follow([saved, *words, "--out", "lens"], tmp_path)
+    status, told, _ = follow(*words, "--out", "lens")
     assert (
         status == 0 and "step" not in told.partition("KL from")[0] and "tuned lens" in told and rows[0]["seconds_left"] is None
     )
-    status, _, wrong = follow([saved, *words, "--out", "lens", "--seed", "3", "--checkpoint", "new"], tmp_path)
+    status, _, wrong = follow(*words, "--out", "lens", "--seed", "3", "--checkpoint", "new")
     assert status == 2 and "lens of another recipe (seed is 0, here 3" in wrong and "choose another --out" in wrong
     for folder, said in (("lens", "--checkpoint and --out are both"), ("./other/../lens", "--checkpoint and --out are both")):
-        assert said in follow([saved, *words, "--out", "lens", "--checkpoint", folder], tmp_path)[2]
-    wrong = follow([saved, *words, "--out", "second", "--checkpoint", "lens"], tmp_path)[2]
+        assert said in follow(*words, "--out", "lens", "--checkpoint", folder)[2]
+    wrong = follow(*words, "--out", "second", "--checkpoint", "lens")[2]
     assert "holds results of HyperLens, not a checkpoint; choose another --checkpoint" in wrong
-    status, _, wrong = follow([saved, *words, "--out", "lens", "--seed", "3"], tmp_path)
+    status, _, wrong = follow(*words, "--out", "lens", "--seed", "3")
     assert status == 2 and "another recipe" in wrong and "seed is 0, here 3" in wrong
-    assert follow([saved, "--out", "other"], tmp_path)[2].startswith("hyperlens: there is no text to train on; give --text")
+    assert follow("--out", "other")[2].startswith("hyperlens: there is no text to train on; give --text")
 
 
 def drop(model, corpus, recipe):
@@ -473,34 +368,40 @@ def drop(model, corpus, recipe):
     return [after / before for before, after in zip(found.logit, found.curve[-1]["validation"], strict=True)]
 
 
+@pytest.fixture(scope="module")
+def told(stories):
+    """A story model, and what it wrote itself."""
+    model = hl.load_model(stories)
+    return model, divide_texts(generate_source(model, 64, 128, 0).texts, 0.1, 1024, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("focal_depth", [0, 2])
-def test_every_state_of_a_story_model_is_read_better_on_held_out_text(stories, focal_depth):
-    model = hl.load_model(stories)
-    corpus = divide_texts(generate_source(model, 64, 128, 0).texts, 0.1, 1024, 0)
+def test_every_state_of_a_story_model_is_read_better_on_held_out_text(told, focal_depth):
+    model, corpus = told
     recipe = LensRecipe(steps=40, step_tokens=1024, warmup=5, focal_depth=focal_depth, evaluate_every=40)
     left = drop(model, corpus, recipe)
     assert len(left) == model.layers - focal_depth and max(left) < 1
 
 
 @pytest.mark.slow
-def test_the_shipped_lens_reads_every_state_better_than_the_logit_lens_on_held_out_questions():
+def test_the_shipped_lens_reads_every_state_better_than_the_logit_lens_on_held_out_questions(reference):
     from reference_lens import ask_unseen
 
-    model, lens = hl.load_model("reference"), hl.load_lens("reference").fit_to(hl.load_model("reference"))
+    lens = hl.load_lens("reference").fit_to(reference)
     questions = [sample.prompt + sample.target for sample in ask_unseen(6, 99)]
     kl = [
-        hl.trace(model, questions, one, "all", readings=["kl_to_output"]).to_numpy("kl_to_output")[:, 0, :-1].mean(0)
+        hl.trace(reference, questions, one, "all", readings=["kl_to_output"]).to_numpy("kl_to_output")[:, 0, :-1].mean(0)
         for one in (hl.LogitLens(), lens)
     ]
     assert (kl[1] < kl[0]).all()
 
 
-def test_the_shipped_lens_is_that_of_the_shipped_model_and_small():
+def test_the_shipped_lens_is_that_of_the_shipped_model_and_small(reference):
     from hyperlens.lenses.tuned import LENS_FOLDER
 
     manifest = json.loads((LENS_FOLDER / "manifest.json").read_text())
     assert sum(file.stat().st_size for file in LENS_FOLDER.iterdir()) < 2 * 2**20
     tuned, logit = (manifest["training"]["kl_to_output"][name] for name in ("tuned", "logit"))
-    assert manifest["origin"]["fingerprint"] == hl.load_model("reference").fingerprint
+    assert manifest["origin"]["fingerprint"] == reference.fingerprint
     assert all(after < before for before, after in zip(logit, tuned, strict=True))

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperlens.artefact import to_json
+from hyperlens.artefact import list_versions, to_json
 from hyperlens.contrast import estimate_auroc
 from hyperlens.errors import InputError
 from hyperlens.resampling import check_seed
@@ -240,7 +239,7 @@ def _find_known(values: np.ndarray) -> np.ndarray:
 
 def _describe_settings(methods: Sequence[str], seed: int) -> dict[str, Any]:
     """What, with the normal samples, gives the same detectors again."""
-    versions = {name: version(name) for name in ("hyperlens", "scikit-learn", "numpy")}
+    versions = list_versions("hyperlens", "scikit-learn", "numpy")
     return {"methods": list(methods), "seed": seed, "trees": TREES, "neighbours": NEIGHBOURS, "versions": versions}
 
 

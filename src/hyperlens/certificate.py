@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperlens.configuration import context_length, special_tokens
 from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, first_sentence, is_memory_error
 from hyperlens.routing import CACHED_FORMS, CachedForm, route_cached, route_jump, run_recalling
-from hyperlens.splice import Inputs, Pass, Probes, Splice, Way, at_rest
+from hyperlens.splice import WAYS, Inputs, Pass, Probes, Splice, Way, at_rest
 
 CONTEXTS = ("jump", "cached")
 PADDING_SIDES = ("right", "left")
@@ -29,6 +30,9 @@ ALIVE = 10
 
 LONGEST_PROMPT = 1032
 """Tokens of the longest prompt at load. Wider windows are proved inside the run, on the texts that reach over them."""
+
+NARROW_TOKENS = 8
+"""Tokens of the texts on which the last layer is tried for modules that only rows which are read need to pass."""
 
 FORBIDDEN = -1e30
 """Logits below are those of tokens that the model never writes, such as the pieces of an image."""
@@ -106,12 +110,15 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def certify(splice: Splice) -> Certificate:
-    """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`."""
+    """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`, and in
+    `splice.narrow` and `splice.end_proved` what it was proved with."""
     prover, reason = _Prover(splice), None
     with splice.lock, at_rest(splice.model):
-        for way in ("bypass", "hook"):
+        narrow = prover.find_narrow()
+        for way, splice.narrow in product(WAYS, (narrow, ()) if narrow else ((),)):
             splice.way = way
             if (reason := prover.attempt(prover.prove_jump, "jump")) is None:
+                prover.attempt(prover.prove_end, "end")
                 paddings, unpadded = prover.prove_paddings()
                 form, refused = prover.choose_cached(ragged="right" in paddings)
                 return prover.passed(way, form, paddings, [*refused, *unpadded])
@@ -150,6 +157,17 @@ class _Prover:
             return None
         self.errors = {name: value for name, value in self.errors.items() if not name.startswith(context)}
         return reason
+
+    def find_narrow(self) -> tuple[nn.Module, ...]:
+        """The modules of the last layer that only rows which are read seem to need; none where it cannot be tried."""
+        found: list[nn.Module] = []
+        self.attempt(lambda: found.extend(self.splice.find_narrow(self.texts[:, :NARROW_TOKENS])), "narrow")
+        return tuple(found)
+
+    def prove_end(self) -> None:
+        """Whether logits may be summed up while they come: leaves `splice.end_proved`."""
+        states = self.splice.run(Inputs(self.texts[:1]), record=[0]).states[0][0]
+        self.splice.end_proved = self.splice.check_end(states)
 
     def prove_paddings(self) -> tuple[tuple[str, ...], list[str]]:
         """The sides on which ragged texts may be padded, and why not on the others."""
@@ -221,8 +239,8 @@ class _Prover:
             self.alive(f"jump liveness at m = {m}", splice.head(routed[2]), own)
             for row in (0, 2):
                 with splice.going("hook"):
-                    hooked = splice.run(inputs, stack[row], start, record=[last], probes=ends).states[last]
-                self.check(f"jump liveness at m = {m}", splice.head(routed[row]), splice.head(hooked))
+                    hooked = splice.run(inputs, stack[row], start, record=[last]).states[last]  # all rows, in all layers
+                self.check(f"jump liveness at m = {m}", splice.head(routed[row]), splice.head(ends.pick(hooked)))
             for below in sorted({0, start // 2}) if start else []:
                 chained = splice.run(inputs, whole.states[below], below, start, record=[start]).states[start]
                 self.check(f"jump chain {below} to {start}", chained, whole.states[start])

@@ -160,23 +160,28 @@ def _write_out(sample: Sample, model: Model, name: str) -> Sample:
     if not sample.chat:
         shots = "".join(f"{prompt}{target}\n\n" for prompt, target in sample.shots)
         return replace(sample, prompt=shots + sample.prompt, shots=())
-    tokenizer = model.tokenizer
-    if tokenizer is None or not tokenizer.chat_template:
-        raise InputError(
-            f"{model.name} has no chat template for {name}; leave chat away, or give a model that was made to chat"
-        )
     turns = [
         {"role": role, "content": text.strip()}
         for shot in sample.shots
         for role, text in zip(("user", "assistant"), shot, strict=True)
     ]
     turns.append({"role": "user", "content": sample.prompt})
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program; what it refuses has no common class
-        raise InputError(f"the chat template of {model.name} refused {name} ({first_sentence(error)})") from None
+    text = write_chat(model, turns, name)
     target = None if sample.target is None else sample.target.lstrip()
     return replace(sample, prompt=text, target=target, options=tuple(one.lstrip() for one in sample.options), shots=())
+
+
+def write_chat(model: Model, turns: Sequence[Mapping[str, str]], name: str) -> str:
+    """Messages, each with role and content, in the model's chat template, up to where its answer begins. Raises InputError."""
+    tokenizer = model.tokenizer
+    if tokenizer is None or not tokenizer.chat_template:
+        raise InputError(
+            f"{model.name} has no chat template for {name}; leave chat away, or give a model that was made to chat"
+        )
+    try:
+        return str(tokenizer.apply_chat_template([dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program; what it refuses has no common class
+        raise InputError(f"the chat template of {model.name} refused {name} ({first_sentence(error)})") from None
 
 
 Reader = Callable[[str], tuple[tuple[int, ...], dict[str, Tensor]]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -41,6 +43,35 @@ class Memory:
         for layer in spread.layers[start:]:
             layer.reorder_cache(cast(torch.LongTensor, torch.zeros(rows, dtype=torch.long)))
         return replace(self, cache=spread)
+
+    def keep(self, start: int = 0) -> Memory:
+        """The memory as it is now, whatever is added to this one later; of layers before `start` only its length counts."""
+        kept = self.spread(1, start)
+        if isinstance(self.cache, Cache):
+            kept.cache.layers[:start] = [copy.copy(layer) for layer in self.cache.layers[:start]]
+        return kept
+
+
+@contextmanager
+def witness_updates(cache: Cache, numbers: Iterable[int]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """What the tokens of the latest call saw in these layers of a memory, their own keys and values last: by reference.
+
+    A layer with a window keeps less for the next call than its tokens saw; here it is all there.
+    """
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    layers: dict[int, Any] = {number: cache.layers[number] for number in numbers}
+
+    def update(number: int, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        seen[number] = original(*args, **kwargs)
+        return seen[number]
+
+    try:
+        for number, layer in layers.items():
+            layer.update = partial(update, number, layer.update)
+        yield seen
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("update", None)
 
 
 class KeptLayer(CacheLayerMixin):

@@ -10,6 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _FROM_OUTPUT = {"kl_to_output", "js_to_output"}
+FROM_SUM = {"probability", "log_probability"}
+"""Readings for which the reference's own logit and the sum over all are enough."""
+BLOCK, LARGE_BLOCK = (512, 1024), (4096, 8192)
+"""Rows and columns of a block of logits that stays near a processor while it is summed up, and of one for an accelerator."""
 
 
 def needs_output(names: Collection[str]) -> bool:
@@ -33,7 +37,7 @@ def read_logits(
     """
     logits = _wide(logits)
     chosen = logits.gather(-1, reference[..., None]).squeeze(-1)
-    log_total = logits.logsumexp(-1)
+    log_total = sum_logits(logits)
     top = (
         logits.topk(min(2, logits.shape[-1]), -1)
         if {"margin", "decision_margin", "top_probability", "gap"} & set(names)
@@ -67,6 +71,54 @@ def read_logits(
     return result
 
 
+def sum_logits(logits: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:
+    """ln Σ exp z of each row, by blocks of the vocabulary."""
+    blocks = logits.split(_choose_block(logits)[1], -1)
+    return torch.stack([block.logsumexp(-1) for block in blocks], -1).logsumexp(-1)
+
+
+def stream_probabilities(
+    given: Float[Tensor, "row width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, "vocabulary"] | None,
+    reference: Int[Tensor, "row"],
+) -> Float[Tensor, "row"]:
+    """ln p(y) of each row as a matrix product gives it, by blocks of rows and vocabulary: no row's logits are ever whole.
+
+    All blocks pass through the same memory, since glibc's heap does not give holes of their size back. Not differentiable.
+    """
+    (most, columns), parts = _choose_block(given), []
+    products, sums = given.new_empty(most, columns), given.new_empty(most, columns, dtype=_widest(given))
+    for rows, wanted in zip(given.split(most), reference.split(most), strict=True):
+        totals = []
+        for first in range(0, len(weight), columns):
+            block = weight[first : first + columns]
+            found = torch.mm(rows, block.T, out=products.flatten()[: len(rows) * len(block)].view(len(rows), len(block)))
+            if bias is not None:
+                found += bias[first : first + columns]
+            totals.append(_sum_in_place(sums.flatten()[: found.numel()].view_as(found).copy_(found)))
+        chosen = (rows[:, None] @ weight[wanted][:, :, None])[:, 0, 0]
+        chosen = chosen if bias is None else chosen + bias[wanted]
+        parts.append(_wide(chosen) - torch.stack(totals, -1).logsumexp(-1))
+    return torch.cat(parts)
+
+
+def _sum_in_place(logits: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
+    """ln Σ exp z of each row; what stood in `logits` is gone then."""
+    top = logits.amax(-1).clamp_min(torch.finfo(logits.dtype).min)
+    return logits.sub_(top[:, None]).exp_().sum(-1).log() + top
+
+
+def _choose_block(values: Tensor) -> tuple[int, int]:
+    return BLOCK if values.device.type == "cpu" else LARGE_BLOCK
+
+
+def all_finite(logits: Float[Tensor, "*row vocabulary"]) -> bool:
+    """Whether all logits are finite; by their extremes, since a mask of them would take blocks that the heap does not give
+    back, and the sum of those of forbidden tokens overflows."""
+    return bool(torch.isfinite(logits.amin(-1)).all() and torch.isfinite(logits.amax(-1)).all())
+
+
 def _rival(top: Any, reference: Int[Tensor, "*row"]) -> Float[Tensor, "*row"]:
     """The largest logit of another token than the reference, of the two at the top."""
     assert top is not None
@@ -79,7 +131,11 @@ def _log_output(output: Tensor | None) -> Tensor:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.to(_widest(logits))
+
+
+def _widest(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _entropy(log_p: Float[Tensor, "*row vocabulary"]) -> Float[Tensor, "*row"]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -158,19 +158,22 @@ def _query_call(
         before = before & inputs.mask[:, None].bool()
     itself = torch.eye(queries, dtype=torch.bool, device=places.device).expand(len(places), -1, -1)
 
-    def additive(window: int | None) -> Tensor:
+    def additive(window: int | None, length: int) -> Tensor:
         seen = before if window is None else before & (keys > places[:, :, None] - window)
-        hidden = ~torch.cat([seen, itself], -1)[:, None]
+        hidden = ~torch.cat([seen[..., len(keys) - length :], itself], -1)[:, None]
         return torch.zeros(hidden.shape, dtype=splice.dtype, device=places.device).masked_fill_(
             hidden, torch.finfo(splice.dtype).min
         )
 
     running = range(start if splice.way == "bypass" else 0, splice.depth)
-    windows = {number: splice.window(number) for number in running}
-    by_width = {width: additive(width) for width in set(windows.values())}
+    # A layer with a window may keep the last tokens alone; one without keys of its own sees those of a layer of its kind.
+    kept: list[Any] = cache.layers
+    lengths = {splice.window(number): length for number in running if (length := kept[number].get_seq_length())}
+    views = {number: (splice.window(number), lengths.get(splice.window(number), len(keys))) for number in running}
+    by_view = {view: additive(*view) for view in set(views.values())}
     own = places if inputs.positions is None else inputs.positions.gather(1, places)
-    masks = {number: by_width[width] for number, width in windows.items() if width is not None}
-    full = by_width[None] if None in by_width else next(iter(by_width.values()))
+    masks = {number: by_view[view] for number, view in views.items() if view[0] is not None}
+    full = next((mask for (window, _), mask in by_view.items() if window is None), next(iter(by_view.values())))
     return Inputs(inputs.ids.gather(1, places), full, own), Memory(cache, masks)
 
 

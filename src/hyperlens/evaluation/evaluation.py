@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from hyperlens.notebook import draw_effort, draw_table, draw_trajectory, frame
 from hyperlens.resampling import Interval
+from hyperlens.spelling import say_interval, say_number
 
 DEFINITIONS = {
     "kl": "mean over tokens of KL(p || q), p the model's distribution and q the lens's; nats",
@@ -114,3 +117,28 @@ class Evaluation:
     def __repr__(self) -> str:
         inputs, model = self.manifest["inputs"], self.manifest["model"]
         return f"Evaluation({len(self.rows)} rows, {inputs['tokens']} tokens of {inputs['texts']} texts, {model['name']})"
+
+    def _repr_html_(self) -> str:
+        columns = [
+            "lens",
+            "m",
+            "KL [95 %]",
+            "bias",
+            "next-token loss",
+            "prediction depth",
+            "Ω",
+            "passes",
+            "ln(1 + KL) by state",
+        ]
+        curves = np.log1p(self.data["kl"].values)
+        highest = max(float(np.nanmax(curves)), 1e-9)
+        rows = [_draw_row(row, curves[number] / highest) for number, row in enumerate(self.rows)]
+        about = "KL, bias and loss in nats, means over the states that every row can change; passes by those of one plain pass."
+        return frame(repr(self), draw_table("Lenses on identical inputs", columns, rows), about)
+
+
+def _draw_row(row: Row, curve: np.ndarray) -> list[object]:
+    near = row.common
+    numbers = [say_number(value) for value in (near.bias, near.next_token_loss, row.prediction_depth.value)]
+    last = [draw_effort(row.effort.value), say_number(row.cost.passes), draw_trajectory(curve.tolist(), row.states)]
+    return [row.name, row.focal_depth, say_interval(near.kl), *numbers, *last]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from hyperlens.artefact import list_versions
 from hyperlens.encoding import Encoded, Given, encode_samples
 from hyperlens.errors import InputError
 from hyperlens.evaluation.cost import estimate_cost, replace_depths
@@ -201,6 +200,5 @@ def _write_manifest(model: Model, texts: Texts, limits: Limits) -> dict[str, Any
         },
         "limits": asdict(limits),
         "definitions": DEFINITIONS,
-        "versions": {name: version(name) for name in ("hyperlens", "torch", "transformers", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": list_versions("hyperlens", "torch", "transformers", "numpy"),
     }

@@ -119,7 +119,7 @@ def route_batch(
     if deepest and not whole:
         done, recall = run_recalling(splice, inputs, record, probes, deepest, form)
     else:
-        done = splice.run(inputs, record=record, probes=None if whole else probes)
+        done = splice.run(inputs, record=record, probes=None if whole else probes, ends=probes)
     states = done.states
 
     def route(m: int) -> Tensor:

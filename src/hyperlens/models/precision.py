@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, GgufConfig, PreTrainedModel, TorchAoConfig
 
-from hyperlens.errors import InputError, ModelError
+from hyperlens.errors import NO_EXTRA, InputError, ModelError
 from hyperlens.models.quiet import quiet
 
 DTYPES: dict[str, Any] = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,7 +23,7 @@ def require_extra(package: str, what: str, extra: str = "") -> Any:
         with quiet():
             return importlib.import_module(package)
     except ImportError:
-        raise ModelError(f"{what} needs {package}; install it with: pip install 'hyperlens[{extra or package}]'") from None
+        raise ModelError(NO_EXTRA.format(what, package, extra or package)) from None
 
 
 def choose_precision(dtype: str, name: str, config: Any, gguf: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -22,10 +23,15 @@ from hyperlens.errors import CertificateError, HyperLensError, InputError, Model
 from hyperlens.lenses import Lens
 from hyperlens.lenses.lens import route_batch
 from hyperlens.models import Model
-from hyperlens.readings import needs_output, read_logits
+from hyperlens.readings import FROM_SUM, all_finite, needs_output, read_logits, stream_probabilities
 from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes
 from hyperlens.tracing.limits import Limits
+
+ENOUGH = 512
+"""Tokens with which a call is worth its weights: more texts only join them for little padding."""
+PADDING = 1 / 8
+"""Of a batch with enough tokens, the most that may be padding."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ class Job:
         cannot use again before version 2.38: it grew by 2 GB over the 256 tokens of one text.
         """
         return self.limits.share(6, 4 * self.model.splice.config.vocab_size)
+
+    @property
+    def streams(self) -> bool:
+        """Whether logits are summed up while they come: nothing that is asked for needs those of a row at once."""
+        whole = self.limits.top_k or self.watch is not None
+        return self.model.splice.ends_plainly and not whole and set(self.names) <= FROM_SUM
 
     @property
     def batch_tokens(self) -> int:
@@ -129,7 +141,8 @@ def spread_positions(encoded: Sequence[Encoded], most: int) -> list[Encoded]:
 
 
 def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> Iterator[list[int]]:
-    """Texts of similar length together, as many as `batch_tokens` allows.
+    """Texts of similar length together, as many as `batch_tokens` allows; once there are `ENOUGH` tokens in a batch, none that
+    would make more than `PADDING` of it padding.
 
     Of one length, where padding is not exact or a longer text would change the rotary angles of the others. A text with an
     image stands alone, as does one whose own memory is kept for steps of generation.
@@ -137,16 +150,19 @@ def make_batches(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> 
     stepped = job.lens.context == "cached" and job.model.certificate.cached_form == "steps"
     padded = job.limits.padding_side in job.model.certificate.paddings
     boundary, most = rotary_boundary(job.model.splice.config), job.batch_tokens
-    batch: list[int] = []
+    batch, real = [], 0
     for number in order:
-        longest = len(fed_tokens(encoded[batch[0]])) if batch else 0
+        mine, longest = len(fed_tokens(encoded[number])), len(fed_tokens(encoded[batch[0]])) if batch else 0
         mixed = padded and (boundary is None or longest <= boundary)
-        fits = longest * (len(batch) + 1) <= most and (mixed or longest == len(fed_tokens(encoded[number])))
+        whole = longest * (len(batch) + 1)
+        sparse = longest * len(batch) >= ENOUGH and whole - real - mine > PADDING * whole
+        fits = whole <= most and not sparse and (mixed or longest == mine)
         alone = batch and (stepped or encoded[number].beside or encoded[batch[0]].beside)
         if batch and (alone or not fits):
             yield batch
-            batch = []
+            batch, real = [], 0
         batch.append(number)
+        real += mine
     yield batch
 
 
@@ -219,7 +235,7 @@ def prove_image(job: Job, inputs: Inputs, probes: Probes, number: int) -> tuple[
     probes = Probes(probes.rows[spread], probes.positions[spread])
     with explain_images(job.model):
         plain = splice.own_logits(inputs, probes.positions.tolist())[0]
-    if not _all_finite(plain):
+    if not all_finite(plain):
         _refuse_infinite(job, inputs, [number])
     error = relative_error(splice.head(splice.run(inputs, record=[splice.depth], probes=probes).states[splice.depth]), plain)
     _check_error(job, error, "a text with an image")
@@ -259,11 +275,13 @@ def _read_batch(job: Job, encoded: Sequence[Encoded], numbers: Sequence[int]) ->
     for name, gauge in job.gauges.items():
         values = gauge(routed.pick, layers)[:, None]
         kept[name] = values.expand(*shape, *values.shape[3:]).clone()
+    ends_of: dict[int, Tensor] = {}
     for number, (depth, states) in enumerate(routed.by_depth):
-        found, off = _read_states(job, states, routed.own, owned, layers - depth)
-        error = max(error, _check_error(job, off, f"a batch at focal depth {depth}"))
-        for name, values in found.items():
-            kept[name][:, number, : layers - depth] = values.transpose(0, 1)
+        if len(states) > (count := layers - depth):
+            ends_of[depth] = states[count]
+        for name, values in _read_states(job, states[:count], routed.own, owned).items():
+            kept[name][:, number, :count] = values.transpose(0, 1)
+    error = max(error, _compare_ends(job, ends_of, routed.own))
     owners = [number for number, text in zip(numbers, texts, strict=True) for _ in text.positions]
     places = [place for text in texts for place in text.positions]
     arrays = {name: values.cpu().numpy() for name, values in kept.items()}
@@ -292,7 +310,7 @@ def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs:
     parts = []
     for chosen in torch.arange(len(own), device=own.device).split(job.logit_rows):
         logits = job.model.splice.head(own[chosen])
-        if not _all_finite(logits):
+        if not all_finite(logits):
             _refuse_infinite(job, inputs, numbers)
         output = logits.argmax(-1)
         top = read_logits(logits, output, ("probability",))["probability"]
@@ -332,35 +350,24 @@ def _read_rows(job: Job, logits: Tensor, reference: Tensor, output: Tensor | Non
     return readings
 
 
-def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int) -> tuple[dict[str, Tensor], float]:
-    """Read routed `states[state, probe]`, the first `count` of which are kept, in chunks of rows.
-
-    A further state is one that must be the model's own; gives the largest error that it shows.
-    """
-    splice, error = job.model.splice, 0.0
-    kept: dict[str, list[Tensor]] = {}
-    every = max(1, job.logit_rows // max(1, len(states)))
-    for chosen in torch.arange(states.shape[1], device=states.device).split(every):
-        compares = len(states) > count or needs_output(job.names) or job.watch is not None
+def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own) -> dict[str, Tensor]:
+    """Read routed `states[state, probe]` in chunks of rows."""
+    splice, kept = job.model.splice, {}
+    if not len(states):
+        return {}
+    if job.streams and not owned.options.numel():
+        return _stream_states(job, states, owned)
+    compares = needs_output(job.names) or job.watch is not None
+    for chosen in torch.arange(states.shape[1], device=states.device).split(max(1, job.logit_rows // len(states))):
         output = splice.head(own[chosen]) if compares else None
         columns: dict[str, list[Tensor]] = {}
         for first in range(0, len(states), job.logit_rows):
             part = states[first : first + job.logit_rows, chosen]
             logits = splice.head(part.flatten(0, 1)).unflatten(0, part.shape[:2])
-            if not _all_finite(logits):
-                raise ModelError(
-                    f"{job.model.name} gives NaN or infinite logits for states that were routed through its deepest "
-                    f"{job.model.layers - count} layers; load it in a wider --dtype, or choose a smaller --focal-depth"
-                )
-            if first + len(part) > count:
-                assert output is not None
-                error = max(error, relative_error(logits[-1], output))
-                logits = logits[:-1]
-            if not len(logits):
-                continue
+            _check_finite(job, all_finite(logits), len(states))
             if job.watch is not None:
                 assert output is not None
-                job.watch(Seen(job.model.layers - count, first, logits, output, owned.following[chosen]))
+                job.watch(Seen(job.model.layers - len(states), first, logits, output, owned.following[chosen]))
             among = owned.options[chosen] if owned.options.numel() else None
             wanted = logits if among is None else logits.gather(-1, among.expand(len(logits), -1, -1))
             compared = output if among is None or output is None else output.gather(-1, among)
@@ -369,13 +376,38 @@ def _read_states(job: Job, states: Tensor, own: Tensor, owned: _Own, count: int)
                 columns.setdefault(name, []).append(values)
         for name, values in columns.items():
             kept.setdefault(name, []).append(torch.cat(values))
-    return {name: torch.cat(values, 1) for name, values in kept.items()}, error
+    return {name: torch.cat(values, 1) for name, values in kept.items()}
 
 
-def _all_finite(logits: Tensor) -> bool:
-    """Whether all logits are finite; by their extremes, since a mask of them would take blocks that the heap does not give
-    back, and the sum of those of forbidden tokens overflows."""
-    return bool(torch.isfinite(logits.amin(-1)).all() and torch.isfinite(logits.amax(-1)).all())
+def _compare_ends(job: Job, ends: Mapping[int, Tensor], own: Tensor) -> float:
+    """The largest error of the states, by focal depth, that must be read as the model's own is; all depths in one read-out."""
+    error, splice = 0.0, job.model.splice
+    for chosen in torch.arange(len(own), device=own.device).split(max(1, job.logit_rows // (len(ends) + 1))) if ends else ():
+        found, *rows = splice.head(torch.cat([part[chosen] for part in (own, *ends.values())])).split(len(chosen))
+        for depth, logits in zip(ends, rows, strict=True):
+            error = max(error, _check_error(job, relative_error(logits, found), f"a batch at focal depth {depth}"))
+    return error
+
+
+def _stream_states(job: Job, states: Tensor, owned: _Own) -> dict[str, Tensor]:
+    """Readings of routed `states[state, probe]` for which no row's logits have to be whole."""
+    rows, reference = states.flatten(0, 1), owned.reference.repeat(len(states))
+    parts = [
+        job.model.splice.read_plainly(part, partial(stream_probabilities, reference=wanted))
+        for part, wanted in zip(rows.split(job.stack_tokens), reference.split(job.stack_tokens), strict=True)
+    ]
+    found = torch.cat(parts).unflatten(0, states.shape[:2])
+    _check_finite(job, bool(torch.isfinite(found).all()), len(states))
+    return {name: found.exp() if name == "probability" else found for name in job.names}
+
+
+def _check_finite(job: Job, finite: bool, count: int) -> None:
+    """Raises ModelError where routed states, of which `count` are kept, do not give finite logits."""
+    if not finite:
+        raise ModelError(
+            f"{job.model.name} gives NaN or infinite logits for states that were routed through its deepest "
+            f"{job.model.layers - count} layers; load it in a wider --dtype, or choose a smaller --focal-depth"
+        )
 
 
 def _refuse_infinite(job: Job, inputs: Inputs, numbers: Sequence[int]) -> NoReturn:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from hyperlens import effort
+from hyperlens.artefact import list_versions
 from hyperlens.encoding import Encoded
 from hyperlens.models import Model
 from hyperlens.tracing.batches import Job, Table
@@ -44,7 +43,7 @@ def label_table(job: Job, encoded: Sequence[Encoded], table: Table, positions: s
         coords={name: (("token",), values) for name, values in labels.items()}
         | {"focal_depth": list(job.depths), "state": np.arange(job.model.layers + 1)},
     )
-    manifest = _write_manifest(job, encoded, table, positions, sweep)
+    manifest = write_manifest(job, encoded, table.error, positions, sweep)
     if "top_ids" in data:
         manifest["top_tokens"] = {str(token): spell(token) for token in np.unique(data["top_ids"].values).tolist()}
     return Trajectory(data, _describe_samples(job.model, encoded, table, positions, job.limits.stop), manifest)
@@ -103,8 +102,8 @@ def _describe_samples(
     return frame.astype({"level": "Int64", "correct": "boolean", "target": "string", "generated": "string"})
 
 
-def _write_manifest(
-    job: Job, encoded: Sequence[Encoded], table: Table, positions: str, sweep: dict[str, Any] | None
+def write_manifest(
+    job: Job, encoded: Sequence[Encoded], error: float, positions: str, sweep: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The manifest: everything that decides what was read."""
     model, splice, options = job.model, job.model.splice, len(encoded[0].option_ids)
@@ -127,10 +126,9 @@ def _write_manifest(
         "guess": 1 / options if options else 0.0,
         "smallest": 0.0 if job.reference == "output" else effort.SMALLEST_GIVEN,
         "limits": asdict(job.limits),
-        "largest_error_in_run": table.error,
+        "largest_error_in_run": error,
         "definitions": DEFINITIONS,
-        "versions": {name: version(name) for name in ("hyperlens", "torch", "transformers", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": list_versions("hyperlens", "torch", "transformers", "numpy"),
     }
 
 

@@ -157,7 +157,7 @@ def generate_answers(model: Model, encoded: Sequence[Encoded], limits: Limits) -
     return result
 
 
-class _Stops(transformers.StoppingCriteria):
+class Stops(transformers.StoppingCriteria):
     """Ends an answer once one of the texts `stop` stands in it. (transformers' own needs to know how a vocabulary spells.)"""
 
     def __init__(self, tokenizer: Any, prompt: int, stop: Sequence[str]):
@@ -190,7 +190,7 @@ def _continue_greedily(model: Model, text: Encoded, room: int, end: int | list[i
     network: Any = model.network
     given, own = torch.tensor([text.ids], device=model.splice.device), network.generation_config
     beside = {name: part.to(given.device) for name, part in text.beside.items()}
-    stops = transformers.StoppingCriteriaList([_Stops(model.tokenizer, len(text.ids), limits.stop)] if limits.stop else [])
+    stops = transformers.StoppingCriteriaList([Stops(model.tokenizer, len(text.ids), limits.stop)] if limits.stop else [])
     settings = transformers.GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=0)
     try:
         network.generation_config = settings

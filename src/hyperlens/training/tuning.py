@@ -8,11 +8,9 @@ data, to the same curve.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hyperlens.artefact import is_artefact, read_document
+from hyperlens.artefact import is_artefact, list_versions, read_document
 from hyperlens.encoding import Encoded, Given
 from hyperlens.errors import ArtefactError, InputError
 from hyperlens.lenses import HyperLens, Origin, Translators, TunedLens
@@ -76,7 +74,6 @@ class Tuning:
 
     def describe(self, sources: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """What is saved with the lens; `sources` say where the text is from."""
-        names = ("hyperlens", "torch", "transformers")
         parts = {"training": self.corpus.training, "validation": self.corpus.validation}
         return {
             "recipe": asdict(self.recipe) | {"rate": self.recipe.highest_rate},
@@ -87,7 +84,7 @@ class Tuning:
             },
             "kl_to_output": {"logit": self.logit, "tuned": self.tuned, "unit": "nats, mean over the validation tokens"},
             "curve": list(self.curve),
-            "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+            "versions": list_versions("hyperlens", "torch", "transformers"),
         }
 
 

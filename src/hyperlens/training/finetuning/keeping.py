@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from hyperlens.artefact import PARTIAL, place_folder, place_json, to_json
+from hyperlens.artefact import PARTIAL, list_versions, place_folder, place_json, to_json
 from hyperlens.errors import ArtefactError, InputError, first_sentence
 from hyperlens.models import Model
 from hyperlens.models.adapters import save_network
@@ -143,14 +141,13 @@ def describe(
     model: Model, examples: Examples, recipe: FineTuneRecipe, undefined: int | None, training: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What is saved beside a fine-tuned model: what it was made of, with what, how far, and by what."""
-    names = ("hyperlens", "torch", "transformers", "trl", "peft")
     return {
         "identity": identify(model, examples, recipe),
         "recipe": asdict(recipe) | {"rate": recipe.highest_rate},
         "examples": examples.describe() | ({} if undefined is None else {"tokens_without_effort": undefined}),
         "training": dict(training),
         "base": {"name": model.name, "fingerprint": model.fingerprint},
-        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "versions": list_versions("hyperlens", "torch", "transformers", "trl", "peft"),
     }
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from hyperlens.errors import InputError, first_sentence
 from hyperlens.models import Model
 from hyperlens.models.adapters import name_adapters
+from hyperlens.models.loading import SHIPPED
 from hyperlens.models.precision import require_extra
 from hyperlens.models.quiet import quiet
 from hyperlens.tasks import Sample
@@ -181,7 +182,7 @@ def _adapt(network: PreTrainedModel, model: Model, recipe: FineTuneRecipe) -> An
     except ValueError as error:
         raise InputError(f"{model.name} takes no such adapter ({first_sentence(error)}); give other lora_targets") from None
     given = adapted.peft_config["default"]
-    is_file = os.path.exists(model.name) and model.name != "reference"
+    is_file = os.path.exists(model.name) and (model.name not in SHIPPED or os.path.isdir(model.name))
     given.base_model_name_or_path = os.path.abspath(model.name) if is_file else model.name
     given.revision = getattr(network.config, "_commit_hash", None)
     return adapted
