@@ -5,6 +5,7 @@ from hyperlens.terminal.cells import draw_line, make_safe
 from hyperlens.terminal.comparing import show_comparison
 from hyperlens.terminal.finetuning import show_fine_tuned, show_fine_tuning
 from hyperlens.terminal.lenses import show_evaluation
+from hyperlens.terminal.monitoring import show_generation, write_prompt, write_token
 from hyperlens.terminal.reading import show_certificate, show_neighbours, show_trajectory
 from hyperlens.terminal.studies import show_plan, show_study
 from hyperlens.terminal.training import show_lens_training, show_training, show_tuning
@@ -18,6 +19,7 @@ __all__ = [
     "show_evaluation",
     "show_fine_tuned",
     "show_fine_tuning",
+    "show_generation",
     "show_lens_training",
     "show_neighbours",
     "show_plan",
@@ -25,4 +27,6 @@ __all__ = [
     "show_training",
     "show_trajectory",
     "show_tuning",
+    "write_prompt",
+    "write_token",
 ]

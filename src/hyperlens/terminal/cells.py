@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,19 +10,17 @@ import numpy as np
 from rich.text import Text
 
 from hyperlens.resampling import write_number
+from hyperlens.spelling import spell as spell_text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MOST_TOKENS = 60
 
 
 def make_safe(text: object, most: int = 60) -> Text:
-    """`text` as it is, but for control characters, which are spelled out; no markup, at most `most` characters."""
-    spelled = "".join(
-        {"\n": "⏎", "\t": "⇥"}.get(sign, sign) if sign.isprintable() or sign in "\n\t" else f"\\u{ord(sign):04x}"
-        for sign in str(text)
-        if unicodedata.category(sign) != "Cs"
-    )
-    return Text(spelled if len(spelled) <= most else spelled[: most - 1] + "…")
+    """`text` as it is, but for control characters, which are spelled out; no markup, at most `most` columns wide."""
+    safe = Text(spell_text(text).replace("\n", "⏎").replace("\t", "⇥"))
+    safe.truncate(most, overflow="ellipsis")
+    return safe
 
 
 def draw_line(values: Sequence[float] | np.ndarray) -> str:
