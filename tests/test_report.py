@@ -23,10 +23,11 @@ from hyperlens.report.figures import draw_levels, draw_overview, draw_trajectori
 from hyperlens.report.markdown import escape, render_markdown
 from hyperlens.report.shards import Sum
 from hyperlens.report.tables import tabulate_chapter, tabulate_overview, tabulate_signs
-from hyperlens.report.words import describe_findings, say_clear, say_interval, say_number, shorten, spell
+from hyperlens.report.words import describe_findings, say_clear
 from hyperlens.resampling import MOST_RESAMPLED
 from hyperlens.runs.summary import count_signs
 from hyperlens.runs.tokens import Token, find_last
+from hyperlens.spelling import say_interval, say_number, shorten, spell
 from hyperlens.trajectory import average_tokens
 
 GRADED = (hl.TaskSpec("logic", levels=(1, 3)), hl.TaskSpec("knowledge:plain", levels=(1, 2)))
@@ -40,11 +41,6 @@ def own(task: str, relation: str, count: int) -> list[hl.Sample]:
     return [
         hl.Sample(prompt, f" {NAMES[place % 4]}", task=task, id=f"{task}/{place}") for place, prompt in enumerate(asked[:count])
     ]
-
-
-@pytest.fixture(scope="session")
-def reference():
-    return hl.load_model("reference")
 
 
 @pytest.fixture(scope="session")

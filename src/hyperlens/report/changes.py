@@ -14,8 +14,9 @@ from hyperlens.diagnosis import DOWN, LITTLE, OUTCOMES, PATTERNS, RULE, SMALLEST
 from hyperlens.plots import BESIDE, PAIR, Line, Points, Style, draw_differences, draw_quadrants
 from hyperlens.report.figures import Group, Panel
 from hyperlens.report.tables import Table
-from hyperlens.report.words import DEFINITIONS, NOTHING, join, say_interval, say_number, spell
+from hyperlens.report.words import DEFINITIONS, join
 from hyperlens.runs.comparison import Comparison, rank_verdicts
+from hyperlens.spelling import NOTHING, say_interval, say_number, spell
 
 Row = Mapping[str, Any]
 MAIN = ("accuracy", "confidence", "effort")

@@ -29,8 +29,9 @@ from hyperlens.report.changes import (
 )
 from hyperlens.report.markdown import LAST_CAVEAT, escape, list_sentences, write_table
 from hyperlens.report.template import fill_template
-from hyperlens.report.words import MARKS, say_number
+from hyperlens.report.words import MARKS
 from hyperlens.runs.comparison import Broken, Comparison
+from hyperlens.spelling import say_number
 
 MARK_COMPARISON = {
     "html": '<meta name="generator" content="HyperLens comparison">',

@@ -30,8 +30,9 @@ from hyperlens.plots import (
 )
 from hyperlens.report.data import Chapter, ReportData
 from hyperlens.report.gather import gather_report
-from hyperlens.report.words import name_chapter, say_depth, spell
+from hyperlens.report.words import name_chapter, say_depth
 from hyperlens.runs import Run
+from hyperlens.spelling import spell
 
 FORMATS = ("svg", "png", "pdf")
 INDEX = "figures.json"

@@ -42,7 +42,7 @@ def gather_report(run: Run) -> ReportData:
             if model in run.models  # one that was refused after some of its shards has rows too
             for lens, mine in of_model.by("lens")
         ),
-        tuple(find_caveats(run.results, _find_floors(run))),
+        tuple(find_caveats(run.results, find_floors(run))),
         {task["name"]: task["read"] for task in run.store.tasks},
     )
 
@@ -168,7 +168,7 @@ def _fill_examples(
         )
 
 
-def _find_floors(run: Run) -> dict[str, float]:
+def find_floors(run: Run) -> dict[str, float]:
     """The accuracy that guessing reaches in each task: 1/K among K options, or the most frequent of few targets."""
     floors = {}
     for place, spec in enumerate(run.store.study.tasks):

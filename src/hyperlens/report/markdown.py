@@ -11,7 +11,8 @@ from pathlib import Path
 from hyperlens.report.data import Example, ReportData
 from hyperlens.report.figures import figures_beside, read_index
 from hyperlens.report.tables import Table, tabulate_chapter, tabulate_models, tabulate_overview, tabulate_signs, tabulate_tasks
-from hyperlens.report.words import DEFINITIONS, MARKS, describe_findings, name_chapter, say_number, shorten, spell
+from hyperlens.report.words import DEFINITIONS, MARKS, describe_findings, name_chapter
+from hyperlens.spelling import say_number, shorten, spell
 
 MARK_MD = "<!-- HyperLens -->"
 """What tells a Markdown file of ours, its first line."""

@@ -15,8 +15,9 @@ from hyperlens.report.gather import gather_report
 from hyperlens.report.markdown import LAST_CAVEAT, MARK_MD, render_markdown
 from hyperlens.report.tables import TABLES, tabulate_chapter, tabulate_models, tabulate_overview, tabulate_signs, tabulate_tasks
 from hyperlens.report.template import fill_template
-from hyperlens.report.words import DEFINITIONS, describe_findings, name_chapter, spell
+from hyperlens.report.words import DEFINITIONS, describe_findings, name_chapter
 from hyperlens.runs import Run
+from hyperlens.spelling import spell
 
 
 def write_report(run: Run, out: str | os.PathLike[str] | None = None, format: str = "html") -> Path:

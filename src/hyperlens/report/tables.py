@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperlens.report.data import Chapter, ReportData
-from hyperlens.report.words import (
-    NOTHING,
-    join,
-    name_chapter,
-    say_clear,
-    say_depth,
-    say_interval,
-    say_number,
-    say_p,
-    spell,
-)
+from hyperlens.report.words import join, name_chapter, say_clear, say_depth, say_p
 from hyperlens.runs.caveats import describe_lens
 from hyperlens.runs.summary import CLEAR
+from hyperlens.spelling import NOTHING, say_interval, say_number, spell
 
 Row = Mapping[str, Any]
 

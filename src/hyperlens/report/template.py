@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from hyperlens.report.figures import Panel
-from hyperlens.report.words import MARKS, say_number, shorten, spell
+from hyperlens.report.words import MARKS
+from hyperlens.spelling import say_number, shorten, spell
 
 DIGITS = 4
 """Digits of a number in a figure."""

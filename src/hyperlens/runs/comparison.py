@@ -26,6 +26,7 @@ from hyperlens.diagnosis import (
     name_pattern,
 )
 from hyperlens.runs.caveats import describe_lens
+from hyperlens.runs.display import show_comparison
 from hyperlens.runs.pairing import (
     BY_DEPTH,
     LABELS,
@@ -85,7 +86,7 @@ class Broken:
     left_out: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What changed from one model to another on the same samples, which are drawn again in pairs.
 
@@ -121,6 +122,13 @@ class Comparison:
         document = {one.name: getattr(self, one.name) for one in fields(self)}
         document |= {"samples": len(self.samples), "broken": [asdict(one) for one in self.broken]}
         return json.loads(to_json(document))
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{row['task'] or 'all samples'}: {row['name']}" for row in self.verdicts[:5])
+        return f"Comparison({self.before['model']} → {self.after['model']}, {len(self.samples)} samples; {said})"
+
+    def _repr_html_(self) -> str:
+        return show_comparison(self.describe(), rank_verdicts(self.verdicts))
 
 
 def compare_runs(

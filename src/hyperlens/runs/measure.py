@@ -129,7 +129,7 @@ def measure_shard(reader: Reader, shard: Shard, samples: Sequence[Sample]) -> No
         scores = _score(reader, shard, [samples[number] for number in numbers], trajectory)
         tables = _label(reader, shard, trajectory, numbers, scores)
         entry |= {"batch_tokens": batch_tokens, "largest_error": trajectory.manifest["largest_error_in_run"]}
-        entry["manifest"] = dict(trajectory.manifest)
+        entry["manifest"] = {name: value for name, value in trajectory.manifest.items() if name != "top_tokens"}
     entry |= {"seconds": time.perf_counter() - began, "host": platform.node(), "process": os.getpid()}
     store.add_shard(shard, tables, entry)
 
@@ -266,18 +266,19 @@ def _read(reader: Reader, shard: Shard, lens: Lens, encoded: Sequence[Encoded]) 
     study, task = reader.store.study, reader.store.tasks[shard.cell.task]
     positions = _positions(task, encoded[0].sample)
     reference = "generated" if positions == "generated" else "output"
-    readings = study.lenses[shard.cell.lens].readings
+    wanted = study.lenses[shard.cell.lens]
     batch_tokens = study.batch_tokens
     while True:
         limits = Limits(
             study.memory_mb,
             batch_tokens,
             max_new_tokens=task["max_new_tokens"] or 32,
+            top_k=wanted.top_k,
             stop=tuple(task["stop"]),
             progress=False,
         )
         try:
-            return trace_encoded(reader.model, encoded, lens, positions, reference, readings, limits), batch_tokens
+            return trace_encoded(reader.model, encoded, lens, positions, reference, wanted.readings, limits), batch_tokens
         except MemoryLimitError:
             if batch_tokens // 2 < SMALLEST_BATCH:
                 raise
@@ -314,4 +315,13 @@ def _label(
     frame = frame.astype({"level": "Int64", "correct": "boolean", "generated": "string"})
     first = [*names, "task", "spec", "sample", "id"]
     frame = frame[[*first, *(column for column in frame.columns if column not in first)]]
-    return {"tokens": tokens, "samples": pa.Table.from_pandas(frame, preserve_index=False)}
+    return {"tokens": tokens, "samples": pa.Table.from_pandas(frame, preserve_index=False), **_spell_tokens(trajectory)}
+
+
+def _spell_tokens(trajectory: Trajectory) -> dict[str, pa.Table]:
+    """The texts of the top tokens by their ids, where any were kept: beside the ledger, which is read whole and often."""
+    if "top_tokens" not in trajectory.manifest:
+        return {}
+    spelled = trajectory.manifest["top_tokens"]
+    ids = pa.array([int(token) for token in spelled], pa.int32())
+    return {"spelling": pa.table({"token_id": ids, "token_text": pa.array(spelled.values(), pa.string())})}

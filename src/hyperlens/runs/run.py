@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,12 @@ import pyarrow as pa
 
 from hyperlens.artefact import read_columns, read_parquet
 from hyperlens.errors import ArtefactError, InputError
+from hyperlens.runs.caveats import pick_main
+from hyperlens.runs.display import show_run
 from hyperlens.runs.opening import open_store
 from hyperlens.runs.store import Cell, Shard, Store
 from hyperlens.runs.summary import summarise
+from hyperlens.runs.tables import KINDS, flatten_results
 from hyperlens.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ MOST_LISTED = 100
 """Skipped samples that are named in the results; all are counted, and the ledger has each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished study: its `results` (as `hyperlens study --json` prints them) and, in its folder, all that was read."""
 
@@ -56,6 +59,14 @@ class Run:
         """The models that were measured, by name: architecture, layers, fingerprint, certificate, and `lenses` with the focal
         depths that were read and, where they were chosen, how."""
         return _measured_models(self.store)
+
+    def table(self, kind: str = "groups") -> pd.DataFrame:
+        """The results as a flat table: "groups" (by task, level and focal depth), "trends" over levels, "contrasts" of easy and
+        hard, "choices" of a depth with labels, or "signs". `effort_low` and `effort_high` are the ends of the interval of
+        `effort`, and so with every estimate. Raises InputError for another kind."""
+        if kind not in KINDS:
+            raise InputError(f'there is no table of "{kind}"; choose from {", ".join(KINDS)}')
+        return flatten_results(self.results, kind)
 
     def samples(self, texts: bool = False) -> pd.DataFrame:
         """One row per model, lens and sample: what was measured of it, each depth's effort as `effort@2`. With `texts`, its
@@ -124,6 +135,13 @@ class Run:
             raise InputError(f"{pair} was left out: {refused[pair]}")
         return model, lens
 
+    def __repr__(self) -> str:
+        tasks = dict.fromkeys(spec.name for spec in self.store.study.tasks)
+        return f"Run({self.folder.name}: {_list(self.models)} on {_list(tasks)})"
+
+    def _repr_html_(self) -> str:
+        return show_run(self.folder.name, self.results)
+
     def _files(self, part: str, model: str | None, lens: str | None = None) -> list[str]:
         """The parquet files of one model and lens, or of all."""
         cells = {cell: cell_names(self.store, cell) for cell in self.store.cells}
@@ -157,7 +175,7 @@ def sum_up(store: Store) -> dict[str, Any]:
     models = _measured_models(store)
     lenses = {(name, lens): document["lenses"][lens] for name, document in models.items() for lens in document["lenses"]}
     depths = {pair: tuple(lens["focal_depths"]) for pair, lens in lenses.items()}
-    chosen = {pair: lens["auto"]["chosen"] if lens["auto"] else max(lens["focal_depths"]) for pair, lens in lenses.items()}
+    chosen = {pair: pick_main(lens) for pair, lens in lenses.items()}
     entries = read_entries(store)
     table, study = read_samples(store, entries, UNCOUNTED), store.study
     return {
@@ -296,6 +314,11 @@ def _choose(kind: str, given: str | None, known: Sequence[str]) -> str:
     return given
 
 
+def _list(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 def _join(store: Store, parts: Sequence[tuple[Shard, pa.Table]]) -> Trajectory:
     """Shards of one model and lens as one trajectory, its samples in the order of the study."""
     tables, frames = [], []
@@ -316,8 +339,18 @@ def _join(store: Store, parts: Sequence[tuple[Shard, pa.Table]]) -> Trajectory:
     if len({tuple(entry["manifest"].get(name) for name in READ_ALIKE) for entry in entries}) > 1:
         raise InputError("these tasks were read in different ways, so that their efforts cannot stand together; name one task")
     manifest = {**entries[0]["manifest"], "largest_error_in_run": max(entry["largest_error"] for entry in entries)}
+    if spelled := {token: text for shard, _ in parts for token, text in read_spelling(store, shard).items()}:
+        manifest["top_tokens"] = {str(token): spelled[token] for token in sorted(spelled)}
     texts = _with_texts(store, samples).drop(columns=["cell", "model", "lens", "sample"])
     return Trajectory.from_tables(manifest, tokens, texts.astype({"level": "Int64", "correct": "boolean"}))
+
+
+def read_spelling(store: Store, shard: Shard) -> dict[int, str]:
+    """The texts of the top tokens of a shard by their ids; none where no top tokens were kept."""
+    if "spelling" not in (store.entry(shard) or {"files": {}})["files"]:
+        return {}
+    table = read_parquet(store.file(shard, "spelling"))
+    return dict(zip(table["token_id"].to_pylist(), table["token_text"].to_pylist(), strict=True))
 
 
 def _with_texts(store: Store, frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ KINDS, CONTEXTS, CHOICES = ("hyper", "logit", "tuned"), ("jump", "cached"), ("au
 """What lenses know too, which need torch."""
 TRAINED = "trained"
 """The focal depth that a tuned lens was trained for, which only its folder knows."""
-ADDED = ("kind", "path", "between", "transfer")
+ADDED = ("kind", "path", "between", "transfer", "top_k")
 """Fields of a lens that came later: described only where they say something, so that older runs go on."""
 TOO_LONG = ("skip", "truncate")
 TABLES = ("models", "tasks", "lenses", "contrasts")
@@ -92,6 +92,9 @@ class LensSpec:
     """Layers, by number from 1, that a state passes on its way to the deepest ones; only in `jump`."""
     transfer: bool = False
     """Whether a tuned lens may read another model than the one that it was trained for; results say so."""
+    top_k: int = 0
+    """How many of the most probable tokens are kept of every state, for the viewer to show; each takes the room of two
+    readings."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or (self.context if self.kind == "hyper" else self.kind))
@@ -101,6 +104,8 @@ class LensSpec:
         if self.context not in CONTEXTS:
             raise InputError(f'"{self.context}" is not a context; choose from {", ".join(CONTEXTS)}')
         check_readings(self.readings)
+        if self.top_k < 0:
+            raise InputError(f'top_k of lens "{self.name}" is {self.top_k}; give 0 for none, or a number of tokens')
         self._check_kind()
         self._check_depths()
 

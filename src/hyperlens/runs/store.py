@@ -3,7 +3,8 @@
     manifest.json               the study, when and with what it was begun; never changed
     tasks/00-logic.parquet      the samples of a task, drawn once; beside it .json with what was left out
     models/00-reference.json    what a model is, its certificate, the focal depths chosen for it; or why it was refused
-    shards/000-…/00000.*        tokens.parquet, samples.parquet and, last, the shard's entry in the ledger, 00000.json
+    shards/000-…/00000.*        tokens.parquet, samples.parquet, spelling.parquet where top tokens were kept, and, last, the
+                                shard's entry in the ledger, 00000.json
     results.json, COMPLETE      the tables, and the marker
 
 A file is written beside its place, synced, and moved there, so that a process killed at any moment leaves whole files only. A
@@ -47,7 +48,6 @@ from hyperlens.runs.spec import Study
 from hyperlens.tasks import Drawn, Sample
 
 SHARDS_OF_A_CELL, SMALLEST_SHARD, LARGEST_SHARD = 64, 128, 4096
-PARTS = ("tokens", "samples")
 OLD_SECONDS = 3600
 """A half-written file of another machine that is older than this is nobody's any more."""
 
@@ -228,7 +228,7 @@ class Store:
         return entry if entry["run"] == self.run and isinstance(entry["files"], dict) else None
 
     def file(self, shard: Shard, part: str) -> Path:
-        """Where a shard's "tokens" or "samples" are."""
+        """Where a shard's "tokens" or "samples" are, or the "spelling" of its top tokens, where any were kept."""
         return self._entry_file(shard).with_suffix(f".{part}.parquet")
 
     def check_shard(self, shard: Shard) -> str:

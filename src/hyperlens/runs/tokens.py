@@ -66,9 +66,9 @@ def sort_samples(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.argsort(samples, kind="stable"))) if (np.diff(samples) < 0).any() else table
 
 
-def read_states(table: pa.Table, depth: int) -> np.ndarray:
-    """Confidence of each token at all states."""
-    return table[f"probability@{depth}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+def read_states(table: pa.Table, depth: int, reading: str = "probability") -> np.ndarray:
+    """Confidence, or another reading, of each token at all states."""
+    return table[f"{reading}@{depth}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
 
 def read_tokens(table: pa.Table, depth: int) -> Iterator[Token]:

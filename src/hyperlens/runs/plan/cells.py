@@ -191,7 +191,7 @@ def _plan_cell(
     tokens, probes = (
         sum(map(len, part)) for part in zip(*((fed_tokens(one), one.positions) for one in texts.encoded), strict=True)
     )
-    names = {"probability", *lens.readings}
+    each = len({"probability", *lens.readings}) + 2 * lens.top_k
     remarks = [f"{texts.counted} of {texts.samples} samples were counted"] if texts.share < 1 else []
     remarks += ["answers at their longest"] if drawn.read == "generated" else []
     remarks += ["at most: the focal depth is chosen in the run"] if lens.focal_depths == "auto" else []
@@ -209,7 +209,7 @@ def _plan_cell(
         round(probes / texts.share),
         round(batches / texts.share),
         work.scale(1 / texts.share),
-        round(probes * len(depths) * len(names) * (frame.layers + 1) * 4 / texts.share),
+        round(probes * len(depths) * each * (frame.layers + 1) * 4 / texts.share),
         seconds,
         "; ".join(remarks),
     )

@@ -18,7 +18,7 @@ def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded]) -> Work:
     lengths, probes = [len(fed_tokens(text)) for text in batch], [len(text.positions) for text in batch]
     rows, longest = len(batch), max(lengths)
     ends, total = lengths.count(longest), sum(probes)
-    work = _count_call(frame, rows, longest) + _count_read_out(frame, rows, 0)
+    work = _count_call(frame, rows, longest, read=total + rows - ends) + _count_read_out(frame, rows, 0)
     work += _count_read_out(frame, total, -(-total // job.logit_rows)) + _count_read_out(
         frame, ends, -(-ends // job.logit_rows)
     )
@@ -28,10 +28,12 @@ def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded]) -> Work:
         if routed:
             work += _count_cached(job, frame, batch, rows, longest, depth)
         elif whole and states:
-            work += _count_jump(job, frame, rows, longest, depth)
+            work += _count_jump(job, frame, probes, longest, depth)
         work += _count_translators(job, frame, states, rows * longest if whole and not routed else total)
-        work += _count_states(job, frame, states, states + routed, total)
-    return work
+        work += _count_states(job, frame, states, total)
+    compared = 1 + sum(map(bool, job.depths)) if job.lens.context == "cached" and any(job.depths) else 0
+    chunks = -(-total // max(1, job.logit_rows // max(1, compared)))
+    return work + _count_read_out(frame, compared * total, chunks if compared else 0)
 
 
 def _count_translators(job: Job, frame: Frame, states: int, tokens: int) -> Work:
@@ -42,9 +44,18 @@ def _count_translators(job: Job, frame: Frame, states: int, tokens: int) -> Work
     return Work(routed_flops=2.0 * states * tokens * width * width)
 
 
-def _count_call(frame: Frame, rows: int, tokens: int, start: int | None = None, keys: int = 0, calls: int = 1) -> Work:
-    """One call on `rows` texts (or so many calls in which they go), whole or through the layers after `start`."""
-    flops = frame.count_pass(rows, tokens, keys or tokens, start or 0)
+def _count_call(
+    frame: Frame,
+    rows: int,
+    tokens: int,
+    start: int | None = None,
+    keys: int = 0,
+    calls: int = 1,
+    read: int | None = None,
+) -> Work:
+    """One call on `rows` texts (or so many calls in which they go), whole or through the layers after `start`; so many tokens
+    are `read` of it, or all that leave the last layer."""
+    flops = frame.count_pass(rows, tokens, keys or tokens, start or 0, read)
     kind = {"ordinary_flops": flops} if start is None else {"routed_flops": flops}
     return Work(**kind, calls=calls, call_tokens=rows * tokens, layer_calls=calls * (frame.layers - (start or 0)))
 
@@ -53,21 +64,23 @@ def _count_read_out(frame: Frame, rows: int, read_outs: int) -> Work:
     return Work(readout_flops=2.0 * frame.head * rows, read_outs=read_outs)
 
 
-def _count_states(job: Job, frame: Frame, kept: int, states: int, probes: int) -> Work:
+def _count_states(job: Job, frame: Frame, states: int, probes: int) -> Work:
     """The read-out of all states at one focal depth, and of the model's own where they are compared with it."""
     if not states:
         return Work()
     chunks = -(-probes // max(1, job.logit_rows // states))
     work = _count_read_out(frame, states * probes, chunks * -(-states // job.logit_rows))
-    compared = states > kept or needs_output(job.names)
-    return work + (_count_read_out(frame, probes, chunks) if compared else Work())
+    return work + (_count_read_out(frame, probes, chunks) if needs_output(job.names) else Work())
 
 
-def _count_jump(job: Job, frame: Frame, rows: int, tokens: int, depth: int) -> Work:
+def _count_jump(job: Job, frame: Frame, probes: Sequence[int], tokens: int, depth: int) -> Work:
     """States 0 … L − m − 1 of every token through the layers in between and the m deepest, as many at once as memory allows."""
-    states, together = frame.layers - depth, max(1, min(rows, job.stack_tokens // tokens))
-    each, parts = max(1, job.stack_tokens // (together * tokens)), -(-rows // together)
-    work = _count_call(frame, rows * states, tokens, states, calls=parts * -(-states // each)) if depth else Work()
+    rows, states = len(probes), frame.layers - depth
+    together = max(1, min(rows, job.stack_tokens // tokens))
+    each, parts, work = max(1, job.stack_tokens // (together * tokens)), -(-rows // together), Work()
+    for part in (probes[first : first + together] for first in range(0, rows, together) if depth):
+        calls, read = -(-states // each), sum(part) * states
+        work += _count_call(frame, len(part) * states, tokens, states, calls=calls, read=read)
     for layer in (layer for layer in job.lens.between if layer <= states):
         flops = frame.count_pass(rows * layer, tokens, tokens, layer - 1) - frame.count_pass(
             rows * layer, tokens, tokens, layer
@@ -94,7 +107,7 @@ def _count_cached(job: Job, frame: Frame, batch: Sequence[Encoded], rows: int, t
             work += _count_call(frame, 1, tokens)
             for place in text.positions:
                 together = max(1, job.stack_tokens // (place + 1))
-                work += _count_call(frame, states, place + 1, start, calls=-(-states // together))
+                work += _count_call(frame, states, place + 1, start, calls=-(-states // together), read=states)
     return work
 
 
@@ -104,7 +117,7 @@ def count_proof(job: Job, frame: Frame, texts: Sequence[Encoded]) -> Work:
         return Work()
     longest = max(len(fed_tokens(text)) for text in texts)
     depths = [depth for depth in job.depths if depth]
-    routed = (_count_call(frame, 1, longest, frame.layers - depth) for depth in depths)
+    routed = (_count_call(frame, 1, longest, frame.layers - depth, read=1) for depth in depths)
     return sum(routed, _count_call(frame, 1, longest) + _count_read_out(frame, 2 + len(depths), 1 + len(depths)))
 
 

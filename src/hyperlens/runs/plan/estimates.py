@@ -89,7 +89,7 @@ class CellPlan:
     batches: int
     work: Work
     disk_bytes: int
-    """Readings as float32, before compression."""
+    """Readings as float32, and each top token as its id and probability, before compression."""
     seconds: Number | None
     """On one device; None where nothing was timed."""
     note: str = ""

@@ -25,6 +25,8 @@ SIGNS_OF_A_TOKEN = 4
 """Characters of a token, where no tokenizer is at hand."""
 TOKENIZER = re.compile(r"tokenizer|vocab|spiece|sentencepiece|merges|.*\.(model|tiktoken)$")
 """The names of files that a tokenizer is read from."""
+KEYS = re.compile(r"(^|[._])(k|v|kv|qkv|Wqkv|c_attn|in|key|value|query_key_value)(_|\.|$)|attn.*in_proj")
+"""The names of matrices that keys and values are made with, alone or together with queries."""
 BYTES_OF_WEIGHT = {"int8": 1.0, "torchao-int8": 1.0, "nf4": 0.5 + 4 / 64}
 """Of a weight of a quantised layer; nf4 keeps a scale of float32 for each 64."""
 
@@ -37,7 +39,7 @@ class Unloaded(Splice):
         width = getattr(self.config, "hidden_size", token_embedding(network).weight.shape[1])
         order = tuple(range(self.depth))
         self.anatomy = Anatomy(layers, order, (0, 1), (width,), dtype, (None,) * self.depth)
-        self.way, self.parameters = "bypass", call_parameters(network)
+        self.way, self.end_proved, self.parameters = "bypass", False, call_parameters(network)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -49,8 +51,10 @@ class Unloaded(Splice):
 class Frame:
     """A model without its weights: what encoding and batching ask of one, and the sizes that arithmetic and memory follow from.
 
-    `matrices` has the matrix parameters of each layer that one token passes, `attention` the width of each layer's queries (0
-    where a layer does not compare tokens with all others), `kept` the keys and values that each layer keeps of a token.
+    `matrices` has the matrix parameters of each layer that one token passes, `narrow` how many of the last layer's only rows
+    that are read pass (all but those that keys and values are made with, told by their names), `attention` the width of each
+    layer's queries (0 where a layer does not compare tokens with all others), `kept` the keys and values that each layer keeps
+    of a token.
     """
 
     model: Model = field(repr=False)
@@ -58,6 +62,7 @@ class Frame:
     parameters: int
     active_parameters: int
     matrices: tuple[Number, ...] = field(repr=False)
+    narrow: Number
     attention: tuple[Number, ...] = field(repr=False)
     kept: tuple[Number, ...] = field(repr=False)
     head: int
@@ -70,13 +75,16 @@ class Frame:
         """Number of decoder layers L."""
         return len(self.matrices)
 
-    def count_pass(self, rows: Number, tokens: Number, keys: Number, start: int = 0) -> Number:
+    def count_pass(self, rows: Number, tokens: Number, keys: Number, start: int = 0, read: Number | None = None) -> Number:
         """Operations of `rows` texts of so many `tokens`, each of which sees `keys`, through the layers after `start`.
 
         Two for each weight of a matrix and token; 4 × keys × width for the scores and the sum of values, all of them counted,
-        also those behind a causal mask or a window.
+        also those behind a causal mask or a window. Where no more than half of all tokens are `read`, the others are left out
+        of the last layer's narrow matrices.
         """
-        return rows * tokens * (2 * sum(self.matrices[start:]) + 4 * keys * sum(self.attention[start:]))
+        whole = rows * tokens * (2 * sum(self.matrices[start:]) + 4 * keys * sum(self.attention[start:]))
+        spared = rows * tokens - read if read is not None and 2 * read <= rows * tokens and start < self.layers else 0
+        return whole - 2 * spared * self.narrow
 
 
 def frame_model(study: Study, spec: ModelSpec) -> Frame:
@@ -160,6 +168,7 @@ def measure_frame(
         parameters,
         round(parameters - sum(whole) + sum(passed)),
         tuple(matrices),
+        _count_narrow(layers[-1], share) if sees[-1] else 0,
         tuple(queries * one for one in sees),
         tuple(kept * one for one in sees),
         head.numel(),
@@ -192,6 +201,12 @@ def _active_share(network: Any, config: Any) -> tuple[Callable[[str], Number], l
     if experts is None or chosen is None:
         return (lambda name: 1.0), ["how many experts a token passes is not known: all are counted"]
     return (lambda name: chosen / experts if ".experts." in f".{name}" else 1.0), []
+
+
+def _count_narrow(layer: torch.nn.Module, share: Callable[[str], Number]) -> Number:
+    """Of a layer's matrix parameters that one token passes, those that keys and values are not made with."""
+    matrices = ((name, one.numel() * share(name)) for name, one in layer.named_parameters() if one.ndim > 1)
+    return sum(count for name, count in matrices if not KEYS.search(name))
 
 
 def _attention_widths(config: Any) -> tuple[Number, Number]:
