@@ -9,13 +9,13 @@ PYTHON = $(shell for python in python3.11 python3 python3.12 python3.13; do \
 export HF_HUB_OFFLINE := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo docs test test-fast lint clean
 
 demo: $(STAMP)
 	@$(BIN)/hyperlens study studies/demo.toml
 
-# Two workers, each of one thread; a module's tests share what they load.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+# Two workers, each of one thread; a module's tests share what they load, and tests/conftest.py says which modules come first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)
@@ -28,6 +28,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+
+docs: $(STAMP)
+	@$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+	@echo "The documentation begins at build/docs/index.html."
 
 # The environment and the results of runs stay.
 clean:

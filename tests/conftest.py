@@ -2,25 +2,32 @@
 
 import os
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checks import install_checks
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # huggingface_hub reads this when it is imported, and no import above imports it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Never removed: modules that a test imports late are checked too.
-install_import_hook("hyperlens", "beartype.beartype")
+install_checks("hyperlens")
 
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with the most slow tests come first: what begins last is short, so that all workers end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,6 +78,28 @@ def plain(saved: Path) -> Any:
     from hyperlens.models import load_model
 
     return load_model(saved)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Any:
+    """The model that comes with us, loaded as anyone would. To be read only."""
+    from hyperlens.models import load_model
+
+    return load_model("reference")
+
+
+@pytest.fixture
+def loaded_once(reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that ask for the reference model as it is get the one that is loaded: for tests of what comes after."""
+    from hyperlens import models
+    from hyperlens.runs import measure
+
+    def find(source: Any, *options: Any, load: Any = models.load_model, **more: Any) -> Any:
+        plain = (source, *options) == ("reference", None, "auto", None, None, None, False) and not more
+        return reference if plain else load(source, *options, **more)
+
+    for room in (models, measure):
+        monkeypatch.setattr(room, "load_model", find)
 
 
 def _present(folder: Path, remedy: str) -> Path:

@@ -1,6 +1,6 @@
-"""One process of several that share a model: loads it sharded, traces, and writes what it found. Run by test_loading.py.
+"""One process of several that share a model: loads it cut in each way, traces, and writes what it found, for test_loading.py.
 
-python -m torch.distributed.run --nproc-per-node 2 tests/distributed.py KIND FOLDER OUT
+python -m torch.distributed.run --nproc-per-node 2 tests/distributed.py FOLDER OUT
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers.distributed import DistributedConfig
 
 import hyperlens
 
+KINDS = ("tensor", "fsdp")
 PROMPTS = ["w20 w30 w40 w21 w22 w33", "w50 w60"]
 
 
@@ -38,16 +39,21 @@ def load_sharded(kind: str, folder: str) -> PreTrainedModel:
     return fully_shard(network)
 
 
-def main(kind: str, folder: str, out: str) -> None:
+def measure(kind: str, folder: str) -> dict[str, Any]:
+    """What is found of the model in pieces of this kind."""
+    network = load_sharded(kind, folder)
+    sharded = sum(isinstance(parameter, DTensor) for parameter in network.parameters())
+    model = hyperlens.load_model(network, AutoTokenizer.from_pretrained(folder))
+    found = {"sharded": sharded, "fingerprint": model.fingerprint, "contexts": model.certificate.contexts}
+    return found | {"error": model.certificate.max_error, "way": model.certificate.way, "read": read(model)}
+
+
+def main(folder: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     try:
-        network = load_sharded(kind, folder)
-        sharded = sum(isinstance(parameter, DTensor) for parameter in network.parameters())
-        model = hyperlens.load_model(network, AutoTokenizer.from_pretrained(folder))
-        found = {"sharded": sharded, "fingerprint": model.fingerprint, "contexts": model.certificate.contexts}
-        found |= {"error": model.certificate.max_error, "way": model.certificate.way, "read": read(model)}
-        Path(out, f"{dist.get_rank()}.json").write_text(json.dumps(found))
+        for kind in KINDS:
+            Path(out, f"{kind}-{dist.get_rank()}.json").write_text(json.dumps(measure(kind, folder)))
     finally:
         dist.destroy_process_group()
 

@@ -10,8 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COLD = [
     "errors",
+    "web",
     "effort",
     "resampling",
+    "spelling",
+    "notebook",
     "artefact",
     "trajectory",
     "contrast",
@@ -23,6 +26,7 @@ COLD = [
     "plots",
     "runs",
     "report",
+    "viewer",
     "cli",
 ]
 MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:home|mnt|opt|private|root|srv|tmp|Users|var|work)/\w|\b[A-Z]:\\\w")

@@ -15,10 +15,16 @@ from loading import save_llava
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def alone(capsys, monkeypatch, tmp_path):
     """Run `hyperlens` with these words: exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     return make_call(capsys, monkeypatch)
+
+
+@pytest.fixture
+def call(alone, loaded_once):
+    """The same, without loading the reference model each time."""
+    return alone
 
 
 def refused(result: tuple[int, str, str]) -> str:
@@ -39,8 +45,8 @@ def test_check_prints_its_stable_fields(call):
     assert status == 0 and "jump, cached" in out
 
 
-def test_trace_prints_its_stable_fields(call):
-    status, out, _ = call("trace", "reference", "Ada's friend is", "3 + 4 is", "--focal-depth", "0,2", "--json")
+def test_trace_prints_its_stable_fields(alone):
+    status, out, _ = alone("trace", "reference", "Ada's friend is", "3 + 4 is", "--focal-depth", "0,2", "--json")
     document = json.loads(out)
     assert status == 0 and set(document) == {"manifest", "samples"}
     assert [sample["text"] for sample in document["samples"]] == ["Ada's friend is", "3 + 4 is"]
@@ -200,12 +206,13 @@ def test_too_little_memory_says_what_to_lower(call, monkeypatch):
 def test_help_and_version_are_quick(call):
     status, out, _ = call("--version")
     assert status == 0 and out.startswith("hyperlens ")
-    times = []
     for _ in range(5):
         began = time.perf_counter()
         subprocess.run([Path(sys.executable).with_name("hyperlens"), "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 1.0  # the aim is 0.3 s; benchmarks/ measures it, this only notices a heavy import
+        took = time.perf_counter() - began
+        if took < 1.0:  # the aim is 0.3 s; benchmarks/ measures it, this only notices a heavy import
+            return
+    pytest.fail(f"--help took {took:.1f} s, five times more than 1 s")
 
 
 def test_a_page_of_someone_else_is_not_replaced(call, tmp_path):

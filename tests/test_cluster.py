@@ -16,7 +16,7 @@ from loading import needs
 from sentences import is_one_sentence
 
 from hyperlens.errors import HyperLensWarning, InputError, MemoryLimitError, ModelError
-from hyperlens.models import load_model
+from hyperlens.models import Model
 from hyperlens.runs import LensSpec, ModelSpec, Run, Study, TaskSpec, draw_samples, run_study
 from hyperlens.runs.cluster import measure_with_workers, schedule
 from hyperlens.runs.cluster.schedule import OUT_OF_MEMORY, choose_shard, explain_death, find_patience
@@ -35,9 +35,9 @@ RAYS_OWN = ("raylet", "gcs_server", "ray::")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(reference: Model, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The study, in this process."""
-    return run_study(STUDY, tmp_path_factory.mktemp("alone") / "run")
+    return run_study(STUDY, tmp_path_factory.mktemp("alone") / "run", {"reference": reference})
 
 
 @pytest.fixture
@@ -81,13 +81,13 @@ def hold_the_same(store: Store, expected: Store, model: str) -> bool:
 @needs("ray")
 @pytest.mark.usefixtures("untouched")
 def test_workers_give_what_one_process_gives_for_models_whole_and_cut_and_leave_out_what_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     with pytest.warns(HyperLensWarning, match="missing was left out: there is no folder missing"):
         run = run_study(MODELS, tmp_path / "workers", workers=2)
     with pytest.warns(HyperLensWarning, match="missing was left out"):
-        expected = run_study(MODELS, tmp_path / "process", {"cut": load_model("reference")})
+        expected = run_study(MODELS, tmp_path / "process", {"reference": reference, "cut": reference})
     assert hold_the_same(run.store, expected.store, "reference")
     done = [entry for shard in run.store.shards if (entry := run.store.entry(shard))]
     assert len(done) == 2 and os.getpid() not in {entry["process"] for entry in done}

@@ -136,3 +136,12 @@ def test_the_page_about_blind_confidence_is_made_of_the_committed_numbers() -> N
 
     found = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     check_tables(PAGE, make_tables(found), "run benchmarks/blind_confidence.py --only draw")
+
+
+def test_the_page_about_the_monitor_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks("docs/monitor.md")
+    assert "'index': 1" in capsys.readouterr().out
+
+
+def test_the_page_about_serving_runs() -> None:
+    run_blocks("docs/serving.md")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import hyperlens as hl
 from hyperlens.tasks import GRADED, LEVELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +22,8 @@ def page_script():
     return module
 
 
-def test_the_findings_are_of_the_model_that_is_shipped():
-    assert FOUND["about"]["model"] == hl.load_model("reference").fingerprint
+def test_the_findings_are_of_the_model_that_is_shipped(reference):
+    assert FOUND["about"]["model"] == reference.fingerprint
 
 
 def test_every_table_on_the_pages_is_made_of_the_committed_numbers(page_script):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distributed import KINDS
 from distributed import read as read_prompts
 from families import build_family, build_tokenizer, random_ids
 from loading import ALL_QUANTISED, CONTEXTS, SPREAD, STORIES, deprecated, difference, needs, refused, save
@@ -73,19 +74,23 @@ def test_weights_that_are_nowhere_are_refused() -> None:
 # Several processes.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["tensor", "fsdp"])
-def test_each_of_two_processes_that_share_a_model_reads_what_one_reads(
-    saved: Path, plain: Model, tmp_path: Path, kind: str
-) -> None:
-    script = str(Path(__file__).with_name("distributed.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, kind]
+@pytest.fixture(scope="module")
+def shared_reads(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two processes that shared a model found."""
+    out, script = tmp_path_factory.mktemp("shared"), str(Path(__file__).with_name("distributed.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([*command, str(saved), str(tmp_path)], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([*command, str(saved), str(out)], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_of_two_processes_that_share_a_model_reads_what_one_reads(plain: Model, shared_reads: Path, kind: str) -> None:
     expected = read_prompts(plain)
     for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        found = json.loads((shared_reads / f"{kind}-{rank}.json").read_text())
         assert found["sharded"] > 0
         assert tuple(found["contexts"]) == CONTEXTS and found["way"] == "bypass" and found["error"] <= 1e-5
         assert found["fingerprint"] == plain.fingerprint

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hyperlens.lenses import HyperLens, Lens, LogitLens, TunedLens, export_lens, load_lens, save_lens
     from hyperlens.models import Model, check_model, disable_adapters, load_model
     from hyperlens.monitoring import EffortCallback
+    from hyperlens.monitoring.generation import Generated, LiveToken, Monitor
     from hyperlens.neighbours import measure_neighbours, pool_neighbours
     from hyperlens.report import write_comparison, write_report
     from hyperlens.runs import (
@@ -71,6 +72,7 @@ _HOMES = {
     "ExitClassifier": "tracing",
     "FineTuneRecipe": "training.finetuning.recipe",
     "FineTuned": "training.finetuning.tuning",
+    "Generated": "monitoring.generation",
     "HyperLens": "lenses",
     "HyperLensError": "errors",
     "HyperLensWarning": "errors",
@@ -78,9 +80,11 @@ _HOMES = {
     "LensRecipe": "training.lens_recipe",
     "LensSpec": "runs",
     "Limits": "tracing",
+    "LiveToken": "monitoring.generation",
     "LogitLens": "lenses",
     "Model": "models",
     "ModelSpec": "runs",
+    "Monitor": "monitoring.generation",
     "Responses": "causal",
     "Run": "runs",
     "Sample": "tasks",
@@ -137,6 +141,7 @@ __all__ = [
     "ExitClassifier",
     "FineTuneRecipe",
     "FineTuned",
+    "Generated",
     "HyperLens",
     "HyperLensError",
     "HyperLensWarning",
@@ -144,9 +149,11 @@ __all__ = [
     "LensRecipe",
     "LensSpec",
     "Limits",
+    "LiveToken",
     "LogitLens",
     "Model",
     "ModelSpec",
+    "Monitor",
     "Responses",
     "Run",
     "Sample",

@@ -15,6 +15,8 @@ import platform
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,22 @@ FORMAT = 1
 MANIFEST, MARKER = "manifest.json", "COMPLETE"
 WORTH_THREADS = 2**24
 """Bytes of a parquet file from which on several threads read it sooner than one."""
+ROWS_TOGETHER = 2**14
+"""Rows of a parquet file that are read together where only some of them are wanted."""
 PARTIAL = ".partial"
 """How the names end of what is being written."""
 MARK = '<meta name="generator" content="HyperLens">'
 """What tells a page of ours from a file that must not be replaced."""
+
+
+def list_versions(*packages: str) -> dict[str, str]:
+    """The versions of installed packages and of Python, as results keep them. Looked up once: it takes milliseconds each."""
+    return {name: _find_version(name) for name in packages} | {"python": platform.python_version()}
+
+
+@cache
+def _find_version(package: str) -> str:
+    return version(package)
 
 
 def write_artefact(
@@ -284,7 +298,7 @@ def _write_synced(file: Path, content: str | bytes) -> None:
 
 
 def _write_table(file: Path, table: pa.Table) -> None:
-    pq.write_table(table, file, compression="zstd", write_page_checksum=True, **_encoding(table))
+    pq.write_table(table, file, ROWS_TOGETHER, compression="zstd", write_page_checksum=True, **_encoding(table))
     _sync(file)
 
 

@@ -51,6 +51,7 @@ class HyperLensWarning(UserWarning):
 
 
 NO_LENS = 'there is no lens "{}"; choose hyper, logit, or the folder of a tuned lens'
+NO_EXTRA = "{} needs {}; install it with: pip install 'hyperlens[{}]'"
 LOAD_ADVICE = "memory did not suffice for the model; load it with --dtype bfloat16, or spread it with --device-map auto"
 
 

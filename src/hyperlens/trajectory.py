@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import xarray as xr
+from markupsafe import Markup
 
 from hyperlens import effort
 from hyperlens.artefact import read_document, read_table, write_artefact
 from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
+from hyperlens.notebook import draw_effort, draw_scale, draw_table, draw_tokens, draw_trajectory, frame
+from hyperlens.spelling import NOTHING, say_number, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,8 @@ EXIT_READING = "exit_probability"
 """What a fitted exit classifier reads of a state; named in results only."""
 COARSE_BELOW = 4
 """With fewer states than this the effort is coarse, and a warning says so."""
+MOST_DRAWN = 2_500
+"""Values of confidence that a notebook shows of a trajectory."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +125,7 @@ class Trajectory:
                 for number, depth in enumerate(self.focal_depths):
                     values = variable.values[:, number]
                     flat = pa.array(values.reshape(-1))
-                    columns[f"{name}@{depth}"] = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+                    columns[f"{name}@{depth}"] = _cut_lists(flat, int(np.prod(values.shape[1:])), "top" in variable.dims)
         return {"tokens": pa.table(columns), "samples": pa.Table.from_pandas(self.samples, preserve_index=False)}
 
     def __repr__(self) -> str:
@@ -297,31 +301,55 @@ def _measure_depth(trajectory: Trajectory, depth: int, common: int) -> dict[str,
     }
 
 
+def _cut_lists(values: pa.Array, size: int, loose: bool) -> pa.Array:
+    """Lists of `size` values, one behind the other; `loose` are those whose size differs from task to task of a run, as that of
+    top tokens does where there are fewer answer options."""
+    if not loose:
+        return pa.FixedSizeListArray.from_arrays(values, size)
+    return pa.LargeListArray.from_arrays(np.arange(0, len(values) + 1, size, dtype=np.int64), values)
+
+
 def _listed(values: Any) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _draw_html(trajectory: Trajectory, most: int = 40) -> str:
-    """A table for notebooks: one row per token and focal depth, one coloured cell per state, darker for more confidence."""
-    rows = []
-    measured = measure_effort(trajectory)["effort"].values
-    for token in range(min(most, trajectory.data.sizes["token"])):
-        for number, depth in enumerate(trajectory.focal_depths):
-            values = trajectory.data["probability"].values[token, number]
-            cells = "".join(_draw_cell(state, value) for state, value in enumerate(np.nan_to_num(values).tolist()))
-            labels = [trajectory.data[name].values[token] for name in ("sample", "position", "token_text", "reference_text")]
-            texts = "".join(f"<td>{html.escape(str(label))}</td>" for label in labels)
-            rows.append(f"<tr>{texts}<td>{depth}</td>{cells}<td>{measured[token, number]:.2f}</td></tr>")
-    head = "<th>text</th><th>position</th><th>token</th><th>y</th><th>m</th>"
-    states = f'<th colspan="{trajectory.layers + 1}">probability of y, states 0 … {trajectory.layers}</th>'
-    left = trajectory.data.sizes["token"] - most
-    more = f"<p>and {left} more tokens</p>" if left > 0 else ""
-    return (
-        f"<p>{html.escape(repr(trajectory))}</p><table><thead><tr>{head}{states}<th>Ω</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>{more}"
-    )
+def _draw_html(trajectory: Trajectory) -> str:
+    """For notebooks: of each text, what was read of its tokens, and these on the ground of their effort."""
+    owners, measured = trajectory.data["sample"].values, measure_effort(trajectory)
+    left = max(1, MOST_DRAWN // ((trajectory.layers + 1) * len(trajectory.focal_depths)))
+    parts: list[str] = [draw_scale()]
+    for number, text in enumerate(trajectory.samples["text"]):
+        mine = np.flatnonzero(owners == number)
+        if left <= 0:
+            parts.append(f"and {len(trajectory.samples) - number} more texts")
+            break
+        parts += _draw_text(trajectory, measured, str(text), mine, left)
+        left -= len(mine)
+    return frame(repr(trajectory), *parts)
 
 
-def _draw_cell(state: int, value: float) -> str:
-    style = f"width:12px;padding:0;background:rgba(0,90,181,{value:.2f})"
-    return f'<td title="state {state}: {value:.3f}" style="{style}"></td>'
+def _draw_text(trajectory: Trajectory, measured: xr.Dataset, text: str, mine: np.ndarray, most: int) -> list[str]:
+    """One text's tokens as a table, and where there are several as a line for each depth; `most` of them."""
+    shown, data, efforts = mine[:most], trajectory.data, measured["effort"].values
+    depths = list(enumerate(trajectory.focal_depths))
+    rows: list[list[Any]] = []
+    for token in shown:
+        confidence = data["probability"].values[token].tolist()
+        row: list[Any] = [data[name].values[token] for name in ("token_text", "reference_text", "position")]
+        row.append(say_number(confidence[0][-1]))
+        for place, depth in depths:
+            commit = _whole(measured["commit"].values[token, place])
+            row += [draw_effort(float(efforts[token, place])), NOTHING if commit is None else str(commit)]
+            row.append(draw_trajectory(confidence[place], trajectory.layers - depth))
+        rows.append(row)
+    columns = ["after", "y", "position", "p(y)"]
+    columns += [name for _, depth in depths for name in (f"Ω, m = {depth}", "commit", f"states 0 … {trajectory.layers}")]
+    parts: list[str] = [draw_table(shorten(text, 160), columns, rows, 2)]
+    if len(shown) > 1:
+        parts += [
+            Markup("<p>m = {}: {}</p>").format(
+                depth, draw_tokens(data["reference_text"].values[shown], efforts[shown, place].tolist())
+            )
+            for place, depth in depths
+        ]
+    return parts + [f"and {len(mine) - len(shown)} more tokens"] * (len(mine) > len(shown))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hyperlens.cli import anomalies, comparing, finetuning, lenses, reading, studies, training  # noqa: F401  # each adds its commands
+from hyperlens.cli import anomalies, comparing, finetuning, lenses, monitoring, reading, serving, studies, training, viewing  # noqa: F401  # each adds its commands
 from hyperlens.cli.app import Interrupted, app
 from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, is_memory_error
 

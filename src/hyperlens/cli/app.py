@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperlens.errors import NO_LENS, InputError
+from hyperlens.errors import NO_EXTRA, NO_LENS, InputError, ModelError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,7 @@ FocalDepth = Annotated[
     ),
 ]
 Between = Annotated[str, typer.Option("--between", help="Layers to pass on the way to the deepest ones, such as 3,7.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Top tokens to keep of every state.")]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Let a tuned lens read another model than it was trained for.")]
 LENS_HELP = "hyper; logit; or the folder of a tuned lens, ours or the original package's."
 LensName = Annotated[str, typer.Option("--lens", help=LENS_HELP)]
@@ -59,7 +61,19 @@ DataFolder = Annotated[str, typer.Option("--data", help="Folder with local copie
 Limit = Annotated[int, typer.Option("--limit", help="Samples of each task, or of each of its levels.")]
 FewShot = Annotated[int, typer.Option("--few-shot", help="Solved examples before each question.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put questions through the model's chat template.")]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on; others than this machine's own need a token.")]
+Port = Annotated[int, typer.Option("--port", help="Port to listen on; 0 for any that is free.")]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the token to ask for; else HYPERLENS_TOKEN, else a new one.")
+]
 ReadAs = Annotated[str, typer.Option("--read", help="target, generated or options; by default what is usual.")]
+
+
+def require_extras(command: str, extra: str, packages: Iterable[str]) -> None:
+    """Raises ModelError, which says what to install, where a command lacks one of the packages of its extra."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModelError(NO_EXTRA.format(f"hyperlens {command}", package, extra))
 
 
 def load(model: str, dtype: str, device: str | None, device_map: str | None, revision: str | None, remote: bool) -> Model:
@@ -85,6 +99,7 @@ def describe_lens(
     between: str = "",
     transfer: bool = False,
     readings: tuple[str, ...] = ("probability",),
+    top_k: int = 0,
 ) -> LensSpec:
     """The lens of `--lens` as a study has it; without `depths`, at the focal depth that is usual for it. Raises InputError."""
     from hyperlens.runs import LensSpec
@@ -96,7 +111,7 @@ def describe_lens(
         layers = tuple(int(part) for part in split(between)) if between else ()
     except ValueError:
         raise InputError(f'the layers in between are "{between}"; give their numbers, such as 3,7') from None
-    return LensSpec("", parse_depths(depths), context, readings, kind, path, layers, transfer)
+    return LensSpec("", parse_depths(depths), context, readings, kind, path, layers, transfer, top_k)
 
 
 def describe_tasks(names: list[str] | None, levels: list[int] | None, file: Path | None, **how: Any) -> tuple[Any, ...]:

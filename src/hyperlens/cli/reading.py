@@ -23,6 +23,7 @@ from hyperlens.cli.app import (
     ReadingNames,
     RemoteCode,
     Revision,
+    TopK,
     Transfer,
     app,
     load,
@@ -81,7 +82,7 @@ def trace(
     neighbours: Annotated[
         bool, typer.Option("--neighbours", help="Add other people's numbers; see docs/neighbours.md.")
     ] = False,
-    top_k: Annotated[int, typer.Option("--top-k", help="Top tokens to keep of every state.")] = 0,
+    top_k: TopK = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest greedy answer.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Read only the first texts.")] = None,
     batch_tokens: BatchTokens = 4096,

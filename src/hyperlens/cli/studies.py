@@ -31,6 +31,7 @@ from hyperlens.cli.app import (
     Revision,
     Seed,
     TaskNames,
+    TopK,
     Transfer,
     app,
     check_lens_name,
@@ -72,6 +73,7 @@ def study(
     between: Between = "",
     transfer: Transfer = False,
     reading: ReadingNames = "probability",
+    top_k: TopK = 0,
     batch_tokens: BatchTokens = 4096,
     dtype: DType = "auto",
     device: Device = None,
@@ -103,7 +105,7 @@ def study(
         wanted = Study(
             models=tuple(ModelSpec(name, **load) for name in dict.fromkeys(model or ["reference"])),
             tasks=describe_tasks(task, level, file, few_shot=few_shot, chat=chat, read=read),
-            lenses=_describe_lenses(lens or ["hyper"], focal_depth, context, between, transfer, split(reading)),
+            lenses=_describe_lenses(lens or ["hyper"], focal_depth, context, between, transfer, split(reading), top_k),
             limit=limit,
             seed=seed,
             data=data,
@@ -163,15 +165,15 @@ def _show_run(run: Any, report: bool, json: bool) -> None:
 
 
 def _describe_lenses(
-    names: list[str], depths: str, context: str, between: str, transfer: bool, readings: tuple[str, ...]
+    names: list[str], depths: str, context: str, between: str, transfer: bool, readings: tuple[str, ...], top_k: int
 ) -> tuple[Any, ...]:
     """The lenses of a study, side by side; of several, each takes the options that it has. Raises InputError."""
     tuned = {folder: called for called, folder in name_folders(filter(is_folder, names)).items()}
     found = []
     for name in (name for name in dict.fromkeys(names) if name in tuned or not is_folder(name)):
         if name == "logit" and len(names) > 1:
-            found.append(describe_lens(name, readings=readings))
+            found.append(describe_lens(name, readings=readings, top_k=top_k))
             continue
-        one = describe_lens(name, depths, context, between, transfer and (name in tuned or not tuned), readings)
+        one = describe_lens(name, depths, context, between, transfer and (name in tuned or not tuned), readings, top_k)
         found.append(replace(one, name=f"tuned {tuned[name]}") if name in tuned and len(tuned) > 1 else one)
     return tuple(found)
