@@ -8,7 +8,6 @@ the last point says which room of the work makes the difference. `--page docs/co
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -24,6 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from findings_page import fill_tables, tabulate
+from lenses import shorten
 from overhead import build_llama
 from torch import Tensor
 from torch._C._autograd import DeviceType
@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import hyperlens as hl
+from hyperlens.artefact import to_json
 from hyperlens.encoding import encode_samples
 from hyperlens.models import Model
 from hyperlens.runs.plan.counting import count_batch, count_proof
@@ -222,7 +223,7 @@ def weigh_layers(splice: Splice, frame: Frame, measure: Callable[[Tensor], float
         return sum(measure(one) for module in modules for one in module.parameters() if one.ndim > 1) / 2
 
     amounts = tuple(weigh([layer]) for layer in splice.layers)
-    return replace(frame, matrices=amounts, narrow=weigh(splice.narrow), attention=(0.0,) * frame.layers)
+    return replace(frame, matrices=amounts, narrow=weigh(splice.narrow.modules), attention=(0.0,) * frame.layers)
 
 
 def count_operations(bench: Bench, way: str, point: Point) -> float:
@@ -505,19 +506,6 @@ def make_tables(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def shorten(value: Any) -> Any:
-    """The same with numbers of four digits."""
-    match value:
-        case float():
-            return float(f"{value:.4g}") if math.isfinite(value) else None
-        case dict():
-            return {key: shorten(item) for key, item in value.items()}
-        case list() | tuple():
-            return [shorten(item) for item in value]
-        case _:
-            return value
-
-
 def tell(line: str) -> None:
     """How far it is, on the error stream; the output holds the JSON alone."""
     print(line, file=sys.stderr, flush=True)
@@ -559,7 +547,7 @@ def main() -> None:
         "options": {name: value for name, value in vars(given).items() if name != "page"},
         "versions": {name: version(name) for name in ("hyperlens", "torch", "transformers")},
     }
-    print(json.dumps(shorten(found), indent=2, ensure_ascii=False))
+    print(to_json(shorten(found, 4), indent=2))
     if given.page:
         fill_tables(given.page, make_tables(found))
 

@@ -57,7 +57,7 @@ def main() -> None:
     file = DOCS / "lenses.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in wanted:
-        found |= shorten(measure(name, given.limit, given.seed, given.repeats))
+        found |= shorten(measure(name, given.limit, given.seed, given.repeats), DIGITS)
     file.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
     fill_page(found)
 
@@ -149,15 +149,15 @@ def evaluate(model: hl.Model, samples: Any, lens: hl.TunedLens, seed: int, repea
     return evaluation.describe()
 
 
-def shorten(value: Any) -> Any:
-    """The same with numbers of `DIGITS` digits."""
+def shorten(value: Any, digits: int) -> Any:
+    """The same with numbers of so many digits."""
     match value:
         case float():
-            return float(f"{value:.{DIGITS}g}")
+            return float(f"{value:.{digits}g}")
         case dict():
-            return {key: shorten(item) for key, item in value.items()}
+            return {key: shorten(item, digits) for key, item in value.items()}
         case list() | tuple():
-            return [shorten(item) for item in value]
+            return [shorten(item, digits) for item in value]
         case _:
             return value
 

@@ -1,18 +1,13 @@
 """The original package (tuned-lens 0.2.0) and ours, ready to be run on the same models: a training step of each.
 
-Its command line no longer starts, since `torchdata.dataloader2` is gone; its training step, `Train.execute`, runs here as it
-is, with its `setup` replaced by one that hands over model and data.
+Its command line no longer starts, since `torchdata.dataloader2` is gone; `peers_ways/original_step.py` runs its training step.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
-import tempfile
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers_ways.original_step import fill_gaps, prepare_step
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
 import hyperlens as hl
 from hyperlens.lenses import Translators
 from hyperlens.splice import Inputs, Probes, at_rest
-from hyperlens.training.distillation import distil_batch
+from hyperlens.training.distillation import autocasting, distil_batch
 
 PACKAGES = ("tuned-lens==0.2.0", "simple-parsing", "docstring-parser")
 SHARED = Path(os.environ.get("HYPERLENS_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "models"
@@ -36,11 +32,9 @@ BATCH, LENGTH = 8, 128
 
 @dataclass(frozen=True)
 class Original:
-    """The modules of the original package."""
+    """The original package: its module of lenses."""
 
     nn: Any
-    loop: Any
-    ingredients: Any
 
     @classmethod
     def find(cls, folder: Path) -> Original:
@@ -49,19 +43,11 @@ class Original:
             call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PACKAGES]
             subprocess.run(call, check=True, stdout=sys.stderr)
         sys.path.insert(0, str(folder))
-        for name in ("torchdata", "torchdata.dataloader2", "torchdata.datapipes", "wandb"):
-            module: Any = types.ModuleType(name)
-            module.DataLoader2 = object
-            sys.modules[name] = module
-        for part in ("dataloader2", "datapipes"):
-            setattr(sys.modules["torchdata"], part, sys.modules[f"torchdata.{part}"])
-        os.environ["TQDM_DISABLE"] = "1"
-        parts = ("model_surgery", "nn", "scripts.train_loop", "scripts.ingredients")
-        modules: list[Any] = [import_module(f"tuned_lens.{part}") for part in parts]
-        surgery, nn, loop, ingredients = modules
+        fill_gaps()
+        surgery: Any = import_module("tuned_lens.model_surgery")
         known = surgery.get_final_norm
         surgery.get_final_norm = lambda model: model.base_model.norm if model.config.model_type == "bitnet" else known(model)
-        return cls(nn, loop, ingredients)
+        return cls(import_module("tuned_lens.nn"))
 
     def make_lens(self, network: PreTrainedModel, translators: Translators | None = None) -> Any:
         """Its lens of a model, with its own translators (zeros) or those given."""
@@ -76,44 +62,13 @@ class Original:
     def prepare_step(
         self, network: PreTrainedModel, lens: Any, ids: Tensor, optimiser: str, autocast: bool
     ) -> Callable[[], None]:
-        """One training step of its own, `Train.execute`, as often as it is called; an optimiser "none" leaves the gradients."""
-        loop, option = self.loop, self.ingredients.OptimizerOption
-        settings = self.ingredients.Optimizer(optimizer=option.SGD if optimiser == "sgd" else option.ADAM)
-        chosen = settings.create_optim([part for part in lens.parameters() if part.requires_grad])
-        schedule = settings.create_scheduler(chosen, 1000)
-        if optimiser == "none":
-            chosen = types.SimpleNamespace(step=lambda: None, zero_grad=lambda set_to_none: None)
-            schedule = types.SimpleNamespace(step=lambda: None)
-        lens.save = lambda folder: None  # it saves at the end of every training; that is no part of a step
-        given = {"dataloader": [{"input_ids": ids}], "lens": lens, "opt": chosen, "scheduler": schedule}
-
-        class Step(loop.Train):
-            def setup(self) -> Any:
-                return loop.State(**given, wandb_id=None, nats_to_bpb=1.0), network, 1
-
-        parts = self.ingredients
-        step = Step(
-            parts.Model("given"), parts.Data(), settings, parts.Distributed(), output=Path(tempfile.gettempdir()), num_steps=1
-        )
-
-        def run() -> None:
-            loop.th = torch if autocast else _Plain()
-            with contextlib.redirect_stdout(io.StringIO()):
-                step.execute()
-
-        return run
+        """One training step of its own, as often as it is called; an optimiser "none" leaves the gradients."""
+        return prepare_step(network, lens, ids, optimiser, autocast)
 
 
-class _Plain:
-    """torch, but for `autocast`, which does nothing."""
-
-    autocast = staticmethod(lambda *_, **__: contextlib.nullcontext())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
-def prepare_ours(model: hl.Model, translators: Translators, ids: Tensor, optimiser: str) -> Callable[[], None]:
+def prepare_ours(
+    model: hl.Model, translators: Translators, ids: Tensor, optimiser: str, autocast: str | None = None
+) -> Callable[[], None]:
     """One training step of ours on the `translators`, as often as it is called."""
     assert translators.bias is not None
     leaves = [translators.weight.requires_grad_(), translators.bias.requires_grad_()]
@@ -121,7 +76,7 @@ def prepare_ours(model: hl.Model, translators: Translators, ids: Tensor, optimis
     inputs, probes = Inputs(ids), all_probes(ids)
 
     def run() -> None:
-        with model.splice.lock, at_rest(model.network, gradients=True):
+        with model.splice.lock, at_rest(model.network, gradients=True), autocasting(model.splice, autocast):
             distil_batch(model.splice, translators, inputs, probes, 0, hl.Limits(), 1.0)
             torch.nn.utils.clip_grad_norm_(leaves, 1.0)
             if optimiser != "none":

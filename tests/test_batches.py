@@ -17,7 +17,7 @@ from hyperlens.configuration import rotary_boundary
 from hyperlens.lenses import HyperLens, LogitLens
 from hyperlens.models import load_model
 from hyperlens.splice import Splice
-from hyperlens.tracing import Limits, batches, trace
+from hyperlens.tracing import Limits, batches, reading, trace
 from hyperlens.trajectory import READINGS
 
 
@@ -154,7 +154,9 @@ def test_steps_in_little_memory_read_the_same(family: str, monkeypatch: pytest.M
 def test_where_padding_is_not_exact_only_texts_of_one_length_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = loaded("llama"), []
     prepare = batches.prepare_batch
-    monkeypatch.setattr(batches, "prepare_batch", lambda job, texts: seen.append(len(texts)) or prepare(job, texts))
+    monkeypatch.setattr(
+        reading, "prepare_batch", lambda job, texts, *more: seen.append(len(texts)) or prepare(job, texts, *more)
+    )
     texts = [[20, 21, 22], [23, 24], [25, 26, 27]]
     padded = trace(model, texts, LogitLens())
     assert seen == [3]
@@ -168,7 +170,7 @@ def test_short_texts_are_not_padded_to_long_ones_once_a_batch_is_worth_its_call(
     texts = [[5 + number % 40 for number in range(length)] for length in (5, 30, 6, 30, 5, 36, 5)]
     made, make = [], batches.make_batches
     monkeypatch.setattr(batches, "ENOUGH", 60)
-    monkeypatch.setattr(batches, "make_batches", lambda *given: [made.append(one) or one for one in make(*given)])
+    monkeypatch.setattr(reading, "make_batches", lambda *given: [made.append(one) or one for one in make(*given)])
     found = trace(model, texts, lens, limits=Limits(progress=False))
     assert [sorted(len(texts[number]) for number in one) for one in made] == [[30, 30, 36], [5, 5, 5, 6]]
     alone = [trace(model, [text], lens).to_numpy() for text in texts]

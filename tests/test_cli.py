@@ -199,7 +199,7 @@ def test_too_little_memory_says_what_to_lower(call, monkeypatch):
     def allocate(*args, **kwargs):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("hyperlens.tracing.batches.route_batch", allocate)
+    monkeypatch.setattr("hyperlens.tracing.reading.route_batch", allocate)
     assert "memory did not suffice with batch_tokens 4096" in refused(call("trace", "reference", "x", "--focal-depth", "0"))
 
 

@@ -38,7 +38,7 @@ from hyperlens.models import Model
 from hyperlens.splice import at_rest
 from hyperlens.tasks import Sample
 from hyperlens.terminal import show_evaluation
-from hyperlens.tracing import Limits, batches
+from hyperlens.tracing import Limits, batches, reading
 from hyperlens.tracing.batches import Seen
 from hyperlens.trajectory import pool_effort
 
@@ -168,7 +168,7 @@ def test_ragged_batches_and_padding_change_nothing(family: str, side: Any) -> No
 def test_sums_that_do_not_fit_at_once_are_made_in_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, lenses, limits = loaded("llama"), [HyperLens((0, 1, 3))], Limits(memory_mb=1)
     once = evaluate_lenses(model, TEXTS, lenses, limits)
-    passes, read = [], batches.read_texts
+    passes, read = [], reading.read_texts
     monkeypatch.setattr(
         "hyperlens.evaluation.lenses.read_texts", lambda job, texts: passes.append(job.depths) or read(job, texts)
     )
@@ -309,7 +309,7 @@ def _counting(model: Model) -> Iterator[list[int]]:
     ids=str,
 )
 def test_passes_are_the_layers_times_tokens_that_are_run(lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperlens.tracing.batches.prove_longest", lambda *_: 0.0)
+    monkeypatch.setattr("hyperlens.lenses.lens.compare_jump", lambda *_: 0.0)
     model, ids = loaded("llama"), random_ids(3, 11).tolist()
     with _counting(model) as counted:
         (row,) = evaluate_lenses(model, ids, [lens]).rows

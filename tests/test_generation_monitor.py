@@ -19,7 +19,8 @@ from hyperlens.errors import CertificateError, InputError
 from hyperlens.monitoring.generation import reading
 from hyperlens.monitoring.generation.spelling import Spelling
 from hyperlens.splice import Inputs
-from hyperlens.tracing.batches import Job, read_texts
+from hyperlens.tracing.batches import Job
+from hyperlens.tracing.reading import read_texts
 
 FAMILIES = ("llama", "mistral", "gemma2", "gpt2", "granite", "bloom", "gpt_neo", "mamba", "jamba", "gemma3n_text")
 """Full attention, windows, soft-capped and scaled read-outs, biases of position, recurrent and hybrid layers, shared keys."""

@@ -19,7 +19,7 @@ from hyperlens.errors import CertificateError, InputError, ModelError
 from hyperlens.lenses import HyperLens
 from hyperlens.models import Model, load_model
 from hyperlens.tasks import Sample, read_samples
-from hyperlens.tracing import batches, differentiate_steps, trace
+from hyperlens.tracing import batches, differentiate_steps, reading, trace
 
 SIGN = "<image>"
 CONTEXTS = ("jump", "cached")
@@ -61,7 +61,7 @@ def test_the_last_read_out_is_the_models_own_at_every_word(family: str, context:
 
 def looks(model: Model, depths: tuple[int, ...], inputs: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[set[bool], np.ndarray]:
     """Whether routed states were routed without the pixels, and what was read."""
-    seen, prove = set(), batches.prove_image
+    seen, prove = set(), reading.prove_image
 
     def watched(*args: Any) -> Any:
         given, error = prove(*args)
@@ -69,7 +69,7 @@ def looks(model: Model, depths: tuple[int, ...], inputs: Any, monkeypatch: pytes
         return given, error
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "prove_image", watched)
+        patch.setattr(reading, "prove_image", watched)
         return seen, confidence(model, inputs, HyperLens(depths), positions="all")
 
 
@@ -77,7 +77,7 @@ def looks(model: Model, depths: tuple[int, ...], inputs: Any, monkeypatch: pytes
 def test_states_are_routed_without_a_second_look_at_the_pixels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, blind = looks(loaded(family), (0, 2), image_inputs(family), monkeypatch)
     assert seen == {True}
-    monkeypatch.setattr(batches, "prove_image", lambda job, inputs, probes, number: (inputs, 0.0))
+    monkeypatch.setattr(reading, "prove_image", lambda job, inputs, probes, number: (inputs, 0.0))
     np.testing.assert_allclose(blind, confidence(loaded(family), image_inputs(family), positions="all"), atol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_another_image_gives_another_trajectory() -> None:
 
 def test_a_lens_that_is_wrong_on_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(build_image_family("llava"))
-    monkeypatch.setattr(batches, "check_jump", lambda *_: 0.25)
+    monkeypatch.setattr(reading, "check_jump", lambda *_: 0.25)
     with pytest.raises(CertificateError, match="on a text with an image the lens differs"):
         confidence(model, image_inputs("llava"))
 

@@ -10,6 +10,7 @@ from families import FAMILIES, build_family, random_ids
 from torch import Tensor, nn
 
 import hyperlens as hl
+from hyperlens.narrowing import Narrow
 from hyperlens.splice import Inputs, Probes, Splice, at_rest
 
 PLACES = ((0, 1, 1), (11, 3, 0))
@@ -23,7 +24,7 @@ def probes() -> Probes:
 def narrow_names(network: Any) -> list[str]:
     splice = hl.load_model(network).splice
     names = {module: name for name, module in splice.layers[-1].named_modules()}
-    return [names[module] for module in splice.narrow]
+    return [names[module] for module in splice.narrow.modules]
 
 
 def last_states(splice: Splice, network: Any) -> Tensor:
@@ -48,7 +49,7 @@ def test_keys_and_values_alone_are_made_of_all_rows(family: str, names: list[str
 def test_what_is_read_is_the_same_without_the_other_rows(family: str) -> None:
     network = build_family(family)
     splice = hl.load_model(network).splice
-    narrow, splice.narrow = splice.narrow, ()
+    narrow, splice.narrow = splice.narrow, Narrow()
     whole = last_states(splice, network)
     splice.narrow = narrow
     torch.testing.assert_close(last_states(splice, network), whole, rtol=1e-4, atol=1e-5)
@@ -107,9 +108,9 @@ def test_where_a_later_block_mixes_tokens_all_rows_pass_all_of_it(mix: Any) -> N
 
 def test_what_is_wrongly_taken_for_narrow_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     network: Any = build_family("llama")
-    monkeypatch.setattr(Splice, "find_narrow", lambda splice, ids: [splice.layers[-1].self_attn.v_proj])
+    monkeypatch.setattr(Splice, "find_narrow", lambda splice, ids: Narrow((splice.layers[-1].self_attn.v_proj,)))
     model = hl.load_model(network)
-    assert model.splice.narrow == () and model.certificate.certified
+    assert not model.splice.narrow and model.certificate.certified
 
 
 def test_weights_that_are_packed_are_left_as_they_are() -> None:
@@ -119,9 +120,9 @@ def test_weights_that_are_packed_are_left_as_they_are() -> None:
 
 
 def test_a_model_that_cannot_be_called_again_out_of_line_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(splice: Splice, ids: Tensor) -> list[nn.Module]:
+    def refuse(splice: Splice, ids: Tensor) -> Narrow:
         raise RuntimeError("not again")
 
     monkeypatch.setattr(Splice, "find_narrow", refuse)
     model = hl.load_model(build_family("llama"))
-    assert model.splice.narrow == () and model.certificate.certified
+    assert not model.splice.narrow and model.certificate.certified

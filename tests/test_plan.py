@@ -15,7 +15,7 @@ import torch
 from families import build_family
 from loading import save
 from sentences import is_one_sentence
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModelForCausalLM
 
 from hyperlens.errors import InputError, ModelError
@@ -29,8 +29,8 @@ from hyperlens.runs.plan.timing import SLICE_PARAMETERS
 from hyperlens.runs.spec import LensSpec, ModelSpec, Study
 from hyperlens.splice import at_rest
 from hyperlens.tasks import Drawn, Sample, TaskSpec
-from hyperlens.tracing import Limits, resolve_depth
-from hyperlens.tracing.batches import read_texts
+from hyperlens.tracing import Limits, prefixes, resolve_depth
+from hyperlens.tracing.reading import read_texts
 
 WORDS = [f"w{number}" for number in range(11, 90)]
 LLAMA_70B = {
@@ -47,10 +47,10 @@ LLAMA_70B = {
 }
 
 
-def draw(count: int = 12, read: str = "target", words: int = 20, max_new_tokens: int = 0) -> Drawn:
+def draw(count: int = 12, read: str = "target", words: int = 20, max_new_tokens: int = 0, alike: int = 0) -> Drawn:
     samples = []
     for number in range(count):
-        text = " ".join(WORDS[(number + place) % len(WORDS)] for place in range(words + number % 5))
+        text = " ".join(["w50"] * alike + [WORDS[(number + place) % len(WORDS)] for place in range(words + number % 5)])
         samples.append(Sample(text, f" {WORDS[number % 7]} w12", ("one", "two") if read == "options" else ()))
     return Drawn(tuple(samples), (), max_new_tokens, (), read)
 
@@ -95,11 +95,17 @@ def test_parameters_of_the_models_at_hand_are_exact(stories: Path, bitllama: Pat
 
 @pytest.fixture(scope="module")
 def counted(saved: Path, plain: Model) -> Model:
-    """The small Llama with attention whose products torch counts; it counts nothing of the fused kernel for processors."""
-    network = AutoModelForCausalLM.from_pretrained(saved, attn_implementation="eager")
+    """The small Llama as it is loaded."""
+    network = AutoModelForCausalLM.from_pretrained(saved)
     return load_model(network, plain.tokenizer)
 
 
+def count_fused(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Of attention in one kernel for processors, which torch does not count by itself."""
+    return sdpa_flop_count(query, key, value)
+
+
+FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count_fused}
 LENSES: list[dict[str, Any]] = [
     {"focal_depths": (0,)},
     {"focal_depths": (1,)},
@@ -120,19 +126,20 @@ def untrained(model: Model, lens: LensSpec) -> TunedLens:
 
 
 @pytest.mark.parametrize("fields", LENSES, ids=str)
-@pytest.mark.parametrize("memory_mb", [256, 1])
+@pytest.mark.parametrize(("memory_mb", "alike"), [(256, 0), (1, 0), (256, 30)])
 def test_arithmetic_is_what_torch_counts_of_a_real_reading(
-    counted: Model, saved: Path, fields: dict[str, Any], memory_mb: int
+    counted: Model, saved: Path, fields: dict[str, Any], memory_mb: int, alike: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prefixes, "ENOUGH", 100)
     lens = LensSpec(**fields)
     study = study_of(saved, lens, batch_tokens=200, memory_mb=memory_mb)
     frame = frame_model(study, study.models[0])
-    drawn = draw()
+    drawn = draw(alike=alike)
     encoded = [one for _, one in _encode(counted, {"read": "target", "max_new_tokens": 0}, drawn.samples, range(12), "skip")[0]]
     job = replace(_make_job(study, frame, lens, fields["focal_depths"]), model=counted)
     if lens.kind == "tuned":
         job = replace(job, lens=untrained(counted, lens))
-    with counted.splice.lock, at_rest(counted.network), FlopCounterMode(display=False) as counter:
+    with counted.splice.lock, at_rest(counted.network), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         read_texts(job, encoded)
     planned = plan(study, drawn).cells[0].work
     assert planned.flops == pytest.approx(counter.get_total_flops(), rel=0.001), planned

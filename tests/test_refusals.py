@@ -18,7 +18,7 @@ from hyperlens.lenses import HyperLens, LogitLens, lens
 from hyperlens.models import Model, load_model
 from hyperlens.splice import Splice
 from hyperlens.tasks.sample import Sample
-from hyperlens.tracing import Limits, batches, trace
+from hyperlens.tracing import Limits, trace
 
 SAMPLE = Sample("w20 w21", " w22")
 
@@ -130,7 +130,7 @@ def test_only_the_texts_that_may_give_nan_are_named() -> None:
 
 
 def test_a_run_whose_own_check_fails_in_the_jump_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "check_jump", lambda *_: 0.25)
+    monkeypatch.setattr(lens, "compare_jump", lambda *_: 0.25)
     with pytest.raises(CertificateError, match=r"on the longest text the lens differs .* by 0\.25 .*so that nothing was read"):
         trace(loaded("llama"), TEXTS, HyperLens((1,)))
     trace(loaded("llama"), TEXTS, HyperLens((0,)))

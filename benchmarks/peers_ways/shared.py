@@ -14,6 +14,12 @@ from transformers import AutoModelForCausalLM
 
 Run = Callable[[], Tensor | None]
 """One reading: confidence `[state, token]`, the tokens of the first text first; nothing where none is read."""
+NO_WAYS = {
+    "cached": "no way to let one position enter deeper layers on the keys and values that are there",
+    "jump sweep": "one depth at a time; the sum of the rows of the depths",
+    "train": "it trains no lens",
+}
+"""What tools that open a model to interventions have no way for, by row, and why."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ class Setting:
         return Texts(**json.loads((self.folder / "texts.json").read_text(encoding="utf-8"))[name])
 
 
+Way = Callable[[Any, Texts, Setting], Run]
+"""How a peer makes a reading ready: of its loaded model, the texts and the setting."""
+
+
 def load_network(setting: Setting) -> Any:
     """The model as transformers loads it, for reading only."""
     network: Any = AutoModelForCausalLM.from_pretrained(setting.folder, dtype=setting.torch_dtype)
@@ -69,6 +79,21 @@ def confidence(logits: Tensor, chosen: Tensor) -> Tensor:
 def generation_settings(setting: Setting) -> dict[str, Any]:
     """Greedy, of fixed length."""
     return {"max_new_tokens": setting.tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+
+def on_ids(read: Callable[[Any, Tensor, Setting], Tensor]) -> Way:
+    """The way that calls `read(model, ids, setting)` on texts of equal length."""
+
+    def prepare(model: Any, texts: Texts, setting: Setting) -> Run:
+        ids = texts.tensor(setting.device)
+        return lambda: read(model, ids, setting)
+
+    return prepare
+
+
+def jump_ways(read: Callable[[Any, Tensor, int], Tensor]) -> dict[str, Way]:
+    """The rows of single depths, each the way that calls `read(model, ids, depth)` on texts of equal length."""
+    return {f"jump {depth}": on_ids(lambda model, ids, _, depth=depth: read(model, ids, depth)) for depth in (1, 2, 4, 8)}
 
 
 def pad(ids: Sequence[Sequence[int]], side: str, device: str) -> tuple[Tensor, Tensor, Tensor]:

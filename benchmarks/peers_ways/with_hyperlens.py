@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def generate(model: hl.Model, texts: Texts, setting: Setting) -> Run:
     return run
 
 
-def train(model: hl.Model, texts: Texts, setting: Setting) -> Run:
+def train(model: hl.Model, texts: Texts, setting: Setting, autocast: str | None = None) -> Run:
     """One step of training a tuned lens on all tokens."""
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     from original_lens import prepare_ours
@@ -68,7 +69,7 @@ def train(model: hl.Model, texts: Texts, setting: Setting) -> Run:
 
     translators = Translators.identity(model.layers, model.network.config.hidden_size)
     moved = Translators(*(part.to(setting.device) for part in (translators.weight, translators.bias) if part is not None))
-    step = prepare_ours(model, moved, texts.tensor(setting.device), "adam")
+    step = prepare_ours(model, moved, texts.tensor(setting.device), "adam", autocast)
 
     def run() -> None:
         with torch.enable_grad():
@@ -98,6 +99,7 @@ WAYS = {
     "all": way(lambda model: hl.LogitLens(), "all"),
     "generate": generate,
     "train": train,
+    "train, bfloat16": partial(train, autocast="bfloat16"),
 }
 WAYS |= {f"{context} {depth}": way(deep((depth,), context)) for context in ("jump", "cached") for depth in SWEEP[1:]}
 WAYS |= {f"{context} sweep": way(deep(SWEEP, context)) for context in ("jump", "cached")}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import torch
-from shared import Run, Setting, Texts, at, confidence, generation_settings, last_places
+from shared import NO_WAYS, Run, Setting, Texts, at, confidence, generation_settings, jump_ways, last_places, on_ids
 from torch import Tensor
 
 nnsight: Any = import_module("nnsight")
 
 PACKAGES = ("nnsight",)
-CANNOT = {
-    "cached": "no way to let one position enter deeper layers on the keys and values that are there",
-    "jump sweep": "one depth at a time; the sum of the rows of the depths",
-    "train": "it trains no lens",
-}
+CANNOT = NO_WAYS
 
 
 def load(setting: Setting) -> Any:
@@ -59,19 +54,10 @@ def every(model: Any, texts: Texts, setting: Setting) -> Run:
     return lambda: read(model, ids, None, None)
 
 
-def jump(depth: int) -> Callable[[Any, Texts, Setting], Run]:
-    """A trace for each state in which the layers before the deepest are skipped with it."""
-
-    def prepare(model: Any, texts: Texts, setting: Setting) -> Run:
-        ids, first = texts.tensor(setting.device), len(model.model.layers) - depth
-        return lambda: read_jump(model, ids, first)
-
-    return prepare
-
-
-def read_jump(model: Any, ids: Tensor, first: int) -> Tensor:
-    """Each state below layer `first` in its place."""
+def read_jump(model: Any, ids: Tensor, depth: int) -> Tensor:
+    """A trace for each state, in which the layers before the deepest are skipped with it."""
     layers = model.model.layers
+    first = len(layers) - depth
     with model.trace(ids, logits_to_keep=1):
         states = nnsight.save([layers[0].input])
         for layer in range(first - 1):
@@ -88,24 +74,18 @@ def read_jump(model: Any, ids: Tensor, first: int) -> Tensor:
     return torch.stack([*rows, confidence(own, chosen)])
 
 
-def generate(model: Any, texts: Texts, setting: Setting) -> Run:
+def generate(model: Any, ids: Tensor, setting: Setting) -> Tensor:
     """Generation with every state of every step read in the step."""
-    ids, count = texts.tensor(setting.device), setting.tokens
-    settings = generation_settings(setting)
-
-    def run() -> Tensor:
-        layers = model.model.layers
-        with model.generate(ids, **settings) as tracer:
-            found = nnsight.save([])
-            for _ in tracer.iter[:count]:
-                states = [layers[0].input[:, -1]]
-                for layer in layers:
-                    states.append(layer.output[:, -1])
-                picked = model.output.logits[:, -1].argmax(-1)
-                found.append(torch.stack([confidence(model.lm_head(model.model.norm(state)), picked) for state in states]))
-        return torch.stack(list(found), 2).flatten(1)
-
-    return run
+    layers = model.model.layers
+    with model.generate(ids, **generation_settings(setting)) as tracer:
+        found = nnsight.save([])
+        for _ in tracer.iter[: setting.tokens]:
+            states = [layers[0].input[:, -1]]
+            for layer in layers:
+                states.append(layer.output[:, -1])
+            picked = model.output.logits[:, -1].argmax(-1)
+            found.append(torch.stack([confidence(model.lm_head(model.model.norm(state)), picked) for state in states]))
+    return torch.stack(list(found), 2).flatten(1)
 
 
 def read_last(model: Any, texts: Texts, side: str, chosen: Tensor, setting: Setting) -> Tensor:
@@ -122,5 +102,5 @@ def read_default(model: Any, texts: Texts, chosen: Tensor, setting: Setting) -> 
     return read_last(model, texts, "left", chosen, setting)
 
 
-WAYS = {"last": last, "ragged": ragged, "all": every, "generate": generate}
-WAYS |= {f"jump {depth}": jump(depth) for depth in (1, 2, 4, 8)}
+WAYS = {"last": last, "ragged": ragged, "all": every, "generate": on_ids(generate)}
+WAYS |= jump_ways(read_jump)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import torch
-from shared import Run, Setting, Texts, at, confidence, generation_settings, last_places
+from shared import NO_WAYS, Run, Setting, Texts, at, confidence, generation_settings, jump_ways, last_places, on_ids
 from torch import Tensor
 
 nnterp: Any = import_module("nnterp")
@@ -15,11 +14,7 @@ nnsight: Any = import_module("nnsight")
 helper: Any = import_module("nnterp.interventions").logit_lens
 
 PACKAGES = ("nnterp", "nnsight")
-CANNOT = {
-    "cached": "no way to let one position enter deeper layers on the keys and values that are there",
-    "jump sweep": "one depth at a time; the sum of the rows of the depths",
-    "train": "it trains no lens",
-}
+CANNOT = NO_WAYS
 
 
 def load(setting: Setting) -> Any:
@@ -68,18 +63,9 @@ def every(model: Any, texts: Texts, setting: Setting) -> Run:
     return lambda: read(model, ids, None)
 
 
-def jump(depth: int) -> Callable[[Any, Texts, Setting], Run]:
-    """A trace for each state, with `skip_layers`."""
-
-    def prepare(model: Any, texts: Texts, setting: Setting) -> Run:
-        ids, first = texts.tensor(setting.device), model.num_layers - depth
-        return lambda: read_jump(model, ids, first)
-
-    return prepare
-
-
-def read_jump(model: Any, ids: Tensor, first: int) -> Tensor:
-    """Each state below layer `first` in the place of what that layer would be given."""
+def read_jump(model: Any, ids: Tensor, depth: int) -> Tensor:
+    """A trace for each state, with `skip_layers`: the state in the place of what the first of the deepest layers is given."""
+    first = model.num_layers - depth
     with model.trace(ids, logits_to_keep=1):
         states = nnsight.save([model.layers_input[0]])
         for layer in range(first - 1):
@@ -95,23 +81,17 @@ def read_jump(model: Any, ids: Tensor, first: int) -> Tensor:
     return torch.stack([*rows, confidence(own, chosen)])
 
 
-def generate(model: Any, texts: Texts, setting: Setting) -> Run:
+def generate(model: Any, ids: Tensor, setting: Setting) -> Tensor:
     """Generation with every state of every step read in the step."""
-    ids, count = texts.tensor(setting.device), setting.tokens
-    settings = generation_settings(setting)
-
-    def run() -> Tensor:
-        with model.generate(ids, **settings) as tracer:
-            found = nnsight.save([])
-            for _ in tracer.iter[:count]:
-                states = [model.layers_input[0][:, -1]]
-                for layer in range(model.num_layers):
-                    states.append(model.layers_output[layer][:, -1])
-                picked = model.logits[:, -1].argmax(-1)
-                found.append(torch.stack([confidence(model.project_on_vocab(state), picked) for state in states]))
-        return torch.stack(list(found), 2).flatten(1)
-
-    return run
+    with model.generate(ids, **generation_settings(setting)) as tracer:
+        found = nnsight.save([])
+        for _ in tracer.iter[: setting.tokens]:
+            states = [model.layers_input[0][:, -1]]
+            for layer in range(model.num_layers):
+                states.append(model.layers_output[layer][:, -1])
+            picked = model.logits[:, -1].argmax(-1)
+            found.append(torch.stack([confidence(model.project_on_vocab(state), picked) for state in states]))
+    return torch.stack(list(found), 2).flatten(1)
 
 
 def read_last(model: Any, texts: Texts, side: str, chosen: Tensor, setting: Setting) -> Tensor:
@@ -128,5 +108,5 @@ def read_default(model: Any, texts: Texts, chosen: Tensor, setting: Setting) -> 
     return helper(model, texts.strings)[:, -1].gather(-1, chosen[:, None].cpu())[:, 0]
 
 
-WAYS = {"last": last, "last, project_on_vocab": projected, "ragged": ragged, "all": every, "generate": generate}
-WAYS |= {f"jump {depth}": jump(depth) for depth in (1, 2, 4, 8)}
+WAYS = {"last": last, "last, project_on_vocab": projected, "ragged": ragged, "all": every, "generate": on_ids(generate)}
+WAYS |= jump_ways(read_jump)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import torch
-from shared import Run, Setting, Texts, confidence, last_places
+from shared import NO_WAYS, Run, Setting, Texts, confidence, jump_ways, last_places, on_ids
 from torch import Tensor
 
 Bridge: Any = import_module("transformer_lens.model_bridge").TransformerBridge
 
 PACKAGES = ("transformer-lens",)
-CANNOT = {
-    "cached": "no way to let one position enter deeper layers on the keys and values that are there",
-    "jump sweep": "one depth at a time; the sum of the rows of the depths",
-    "train": "it trains no lens",
-}
+CANNOT = NO_WAYS
 
 
 def load(setting: Setting) -> Any:
@@ -70,38 +65,24 @@ def ragged(bridge: Any, texts: Texts, setting: Setting) -> Run:
     return run
 
 
-def jump(depth: int) -> Callable[[Any, Texts, Setting], Run]:
+def read_jump(bridge: Any, ids: Tensor, depth: int) -> Tensor:
     """Its forward pass resumed from the first of the deepest layers on each state; the layers before it run for nothing."""
-
-    def prepare(bridge: Any, texts: Texts, setting: Setting) -> Run:
-        ids, hooks = texts.tensor(setting.device), names(bridge)
-        first = bridge.cfg.n_layers - depth
-
-        def run() -> Tensor:
-            logits, cache = bridge.run_with_cache(ids, names_filter=hooks, logits_to_keep=1)
-            own, chosen = logits[:, -1], logits[:, -1].argmax(-1)
-            states = (cache[hook] for hook in hooks[:first])
-            rows = [confidence(bridge(state, start_at_layer=first, logits_to_keep=1)[:, -1], chosen) for state in states]
-            return torch.stack([*rows, confidence(own, chosen)])
-
-        return run
-
-    return prepare
+    hooks, first = names(bridge), bridge.cfg.n_layers - depth
+    logits, cache = bridge.run_with_cache(ids, names_filter=hooks, logits_to_keep=1)
+    own, chosen = logits[:, -1], logits[:, -1].argmax(-1)
+    states = (cache[hook] for hook in hooks[:first])
+    rows = [confidence(bridge(state, start_at_layer=first, logits_to_keep=1)[:, -1], chosen) for state in states]
+    return torch.stack([*rows, confidence(own, chosen)])
 
 
-def generate(bridge: Any, texts: Texts, setting: Setting) -> Run:
+def generate(bridge: Any, ids: Tensor, setting: Setting) -> Tensor:
     """Its generation with its cache of all steps, then its logit lens on the steps."""
-    ids, hooks = texts.tensor(setting.device), names(bridge)
     quiet = {"do_sample": False, "stop_at_eos": False, "verbose": False, "return_type": "tokens"}
-
-    def run() -> Tensor:
-        made, cache = bridge.generate(ids, setting.tokens, return_cache=True, names_filter=hooks, **quiet)
-        start = ids.shape[1]
-        said = made[:, start:]
-        found = cache.logit_lens(positions=(start - 1, start - 1 + setting.tokens), targets=said, return_type="probs")
-        return found.values.flatten(1)
-
-    return run
+    made, cache = bridge.generate(ids, setting.tokens, return_cache=True, names_filter=names(bridge), **quiet)
+    start = ids.shape[1]
+    said = made[:, start:]
+    found = cache.logit_lens(positions=(start - 1, start - 1 + setting.tokens), targets=said, return_type="probs")
+    return found.values.flatten(1)
 
 
 def read_last(bridge: Any, texts: Texts, side: str, chosen: Tensor, setting: Setting) -> Tensor:
@@ -127,5 +108,5 @@ def read_default(bridge: Any, texts: Texts, chosen: Tensor, setting: Setting) ->
     return cache.logit_lens(targets=chosen, return_type="probs").values[-1, :, 0]
 
 
-WAYS = {"last": last, "ragged": ragged, "all": every, "generate": generate}
-WAYS |= {f"jump {depth}": jump(depth) for depth in (1, 2, 4, 8)}
+WAYS = {"last": last, "ragged": ragged, "all": every, "generate": on_ids(generate)}
+WAYS |= jump_ways(read_jump)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import sys
-import tempfile
-import types
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
+from original_step import prepare_step
 from shared import Run, Setting, Texts, at, confidence, last_places, load_network
 from torch import Tensor
 from with_plain import every, last, run_padded, spoken
@@ -54,51 +48,12 @@ def trajectory(network: Any, texts: Texts, setting: Setting) -> Run:
     return run
 
 
-class NoAutocast:
-    """torch, but for `autocast`, which does nothing."""
-
-    autocast = staticmethod(lambda *_, **__: contextlib.nullcontext())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
 def train(network: Any, texts: Texts, setting: Setting, autocast: bool = True) -> Run:
-    """Its own training step, `Train.execute`, with what is gone from torchdata left empty and model and data handed over.
-
-    It calls `autocast` to bfloat16, unless that is taken away.
-    """
-    for name in ("torchdata", "torchdata.dataloader2", "torchdata.datapipes", "wandb"):
-        module: Any = types.ModuleType(name)
-        module.DataLoader2 = object
-        sys.modules[name] = module
-    for part in ("dataloader2", "datapipes"):
-        setattr(sys.modules["torchdata"], part, sys.modules[f"torchdata.{part}"])
-    os.environ["TQDM_DISABLE"] = "1"
-    loop: Any = import_module("tuned_lens.scripts.train_loop")
-    parts: Any = import_module("tuned_lens.scripts.ingredients")
+    """Its own training step."""
     del network.lens  # its step counts the model's parameters
     lens = lenses.TunedLens.from_model(network).to(setting.device)
     network.lens = lenses.LogitLens.from_model(network)
-    settings = parts.Optimizer(optimizer=parts.OptimizerOption.ADAM)
-    chosen = settings.create_optim([part for part in lens.parameters() if part.requires_grad])
-    lens.save = lambda folder: None  # it saves at the end of every training; that is no part of a step
-    data = [{"input_ids": texts.tensor(setting.device)}]
-    given = {"dataloader": data, "lens": lens, "opt": chosen, "scheduler": settings.create_scheduler(chosen, 1000)}
-
-    class Step(loop.Train):
-        def setup(self) -> Any:
-            return loop.State(**given, wandb_id=None, nats_to_bpb=1.0), network, 1
-
-    beside = (parts.Model("given"), parts.Data(), settings, parts.Distributed())
-    step = Step(*beside, output=Path(tempfile.gettempdir()), num_steps=1)
-
-    def run() -> None:
-        loop.th = torch if autocast else NoAutocast()
-        with torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
-            step.execute()
-
-    return run
+    return prepare_step(network, lens, texts.tensor(setting.device), autocast=autocast)
 
 
 def read_last(network: Any, texts: Texts, side: str, chosen: Tensor, setting: Setting) -> Tensor:

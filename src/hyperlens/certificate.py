@@ -8,19 +8,21 @@ between must lead from one recorded state to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from hyperlens.configuration import context_length, special_tokens
 from hyperlens.errors import LOAD_ADVICE, CertificateError, HyperLensError, MemoryLimitError, first_sentence, is_memory_error
+from hyperlens.narrowing import Narrow
 from hyperlens.routing import CACHED_FORMS, CachedForm, route_cached, route_jump, run_recalling
-from hyperlens.splice import WAYS, Inputs, Pass, Probes, Splice, Way, at_rest
+from hyperlens.splice import WAYS, Inputs, Pass, Prefix, Probes, Splice, Way, at_rest
 
 CONTEXTS = ("jump", "cached")
 PADDING_SIDES = ("right", "left")
@@ -32,7 +34,7 @@ LONGEST_PROMPT = 1032
 """Tokens of the longest prompt at load. Wider windows are proved inside the run, on the texts that reach over them."""
 
 NARROW_TOKENS = 8
-"""Tokens of the texts on which the last layer is tried for modules that only rows which are read need to pass."""
+"""Tokens of the texts on which the last layer is tried for what only rows which are read need to pass."""
 
 FORBIDDEN = -1e30
 """Logits below are those of tokens that the model never writes, such as the pieces of an image."""
@@ -111,16 +113,19 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def certify(splice: Splice) -> Certificate:
     """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`, and in
-    `splice.narrow` and `splice.end_proved` what it was proved with."""
+    `narrow`, `end_proved` and `prefix_proved` of the splice what it was proved with."""
     prover, reason = _Prover(splice), None
     with splice.lock, at_rest(splice.model):
         narrow = prover.find_narrow()
-        for way, splice.narrow in product(WAYS, (narrow, ()) if narrow else ((),)):
+        for way, splice.narrow in product(WAYS, narrow.weaker):
             splice.way = way
             if (reason := prover.attempt(prover.prove_jump, "jump")) is None:
                 prover.attempt(prover.prove_end, "end")
                 paddings, unpadded = prover.prove_paddings()
                 form, refused = prover.choose_cached(ragged="right" in paddings)
+                if form == "rows":
+                    prove = partial(prover.prove_prefix, "right" in paddings)
+                    splice.prefix_proved = prover.attempt(prove, "prefix") is None
                 return prover.passed(way, form, paddings, [*refused, *unpadded])
         if reason and " differs by " in reason and (unsteady := prover.attempt(prover.prove_steady, "steady")):
             reason = f"{reason}; {unsteady}"
@@ -158,11 +163,11 @@ class _Prover:
         self.errors = {name: value for name, value in self.errors.items() if not name.startswith(context)}
         return reason
 
-    def find_narrow(self) -> tuple[nn.Module, ...]:
-        """The modules of the last layer that only rows which are read seem to need; none where it cannot be tried."""
-        found: list[nn.Module] = []
-        self.attempt(lambda: found.extend(self.splice.find_narrow(self.texts[:, :NARROW_TOKENS])), "narrow")
-        return tuple(found)
+    def find_narrow(self) -> Narrow:
+        """What of the last layer only rows that are read seem to need; nothing where it cannot be tried."""
+        found: list[Narrow] = []
+        self.attempt(lambda: found.append(self.splice.find_narrow(self.texts[:, :NARROW_TOKENS])), "narrow")
+        return found[0] if found else Narrow()
 
     def prove_end(self) -> None:
         """Whether logits may be summed up while they come: leaves `splice.end_proved`."""
@@ -292,6 +297,25 @@ class _Prover:
                 expected = self._replaced_one_by_one(inputs, whole[start], rows[row], start, probes)
                 self.check(f"cached liveness at m = {m}", splice.head(routed[row]), splice.head(expected))
 
+    def prove_prefix(self, ragged: bool) -> None:
+        """Two texts behind what both begin with give what they give alone, and so do their routed states."""
+        splice, last, shared = self.splice, self.splice.depth, self.short // 2
+        if not shared:
+            raise _Failed("its context is too short to be run in two parts")
+        texts = [self.texts[0], torch.cat([self.texts[0, :shared], self.texts[1, shared : self.short if ragged else None]])]
+        alone = torch.cat([self.own_logits(text[None]) for text in texts])
+        behind, whole = (pad_behind(texts, "right", splice.filler, one) for one in (splice.run_prefix(texts[0][:shared]), None))
+        ends = [torch.tensor(part, device=splice.device) for part in ([0, 1], [len(text) - 1 for text in texts])]
+        here, there = Probes(ends[0], ends[1] - shared), Probes(*ends)
+        done, recall = run_recalling(splice, behind[0], range(last + 1), here, last, "rows")
+        _, expected = run_recalling(splice, whole[0], [], there, last, "rows")
+        self.check("prefix equality", splice.head(done.states[last]), alone)
+        for m in self.depths()[1:]:
+            rows = torch.stack([done.states[0], self._perturb(done.states[last - m])])
+            found = route_cached(splice, behind[0], rows, last - m, here, recall)
+            wanted = route_cached(splice, whole[0], rows, last - m, there, expected)
+            self.check(f"prefix, cached at m = {m}", splice.head(found.flatten(0, 1)), splice.head(wanted.flatten(0, 1)))
+
     def _replaced_one_by_one(self, inputs: Inputs, states: Tensor, given: Tensor, start: int, probes: Probes) -> Tensor:
         """What leaves the last layer at each probe when all layers run and that one position's state is replaced."""
         last, results = self.splice.depth, []
@@ -311,11 +335,22 @@ class _Prover:
 def check_jump(splice: Splice, inputs: Inputs, probes: Probes, depths: Collection[int]) -> float:
     """Relative error of D_m(h_{L−m}) against the model's own logits at the probes of one batch, the largest over `depths`."""
     last = splice.depth
-    wanted = sorted({last, *(last - m for m in depths)})
-    states = splice.run(inputs, record=wanted).states
-    own = splice.head(probes.pick(states[last]))
+    states = splice.run(inputs, record={last, *(last - m for m in depths)}, ends=probes, read=False).states
+    return compare_jump(splice, inputs, states, probes.pick(states[last]), probes, depths)
+
+
+def compare_jump(
+    splice: Splice,
+    inputs: Inputs,
+    states: Mapping[int, Float[Tensor, "row token *width"]],
+    own: Float[Tensor, "probe *width"],
+    probes: Probes,
+    depths: Collection[int],
+) -> float:
+    """The same with the states of a pass that was made: those at which the depths begin, and what left the last layer."""
+    expected, last = splice.head(own), splice.depth
     routed = (route_jump(splice, inputs, states[last - m][None], last - m, probes)[0] for m in depths if m)
-    return max((relative_error(splice.head(found), own) for found in routed), default=0.0)
+    return max((relative_error(splice.head(found), expected) for found in routed), default=0.0)
 
 
 def pad_texts(texts: list[Tensor], side: str, filler: int) -> tuple[Inputs, list[int]]:
@@ -330,6 +365,14 @@ def pad_texts(texts: list[Tensor], side: str, filler: int) -> tuple[Inputs, list
     offsets = torch.tensor(starts, device=ids.device)[:, None]
     places = torch.arange(longest, device=ids.device) - offsets
     return Inputs(ids, (places >= 0).long(), places.clamp_min(0)), starts
+
+
+def pad_behind(texts: list[Tensor], side: str, filler: int, prefix: Prefix | None) -> tuple[Inputs, list[int]]:
+    """The same behind a prefix that all of them begin with, only padded on the right: columns are counted from its end."""
+    if prefix is None:
+        return pad_texts(texts, side, filler)
+    inputs, starts = pad_texts([text[prefix.length :] for text in texts], "right", filler)
+    return replace(inputs, prefix=prefix), [start - prefix.length for start in starts]
 
 
 def _check_finite(whole: Pass, own: Tensor) -> None:

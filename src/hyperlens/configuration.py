@@ -27,6 +27,20 @@ def rotary_boundary(config: PreTrainedConfig) -> int | None:
     return min((length for length in found if length), default=None)
 
 
+def attention_widths(config: PreTrainedConfig) -> tuple[float, float]:
+    """The width of a layer's queries (the mean of what is compared and of the values), and of what it keeps of a token.
+
+    Both are 0 where the configuration does not say.
+    """
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return 0.0, 0.0
+    each = getattr(config, "head_dim", None) or config.hidden_size // heads
+    compared, values = getattr(config, "qk_head_dim", None) or each, getattr(config, "v_head_dim", None) or each
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return heads * (compared + values) / 2, float(groups * (compared + values))
+
+
 def plain_token(config: PreTrainedConfig) -> int:
     """A token id for places whose token does not matter; not a special one."""
     special = special_tokens(config)

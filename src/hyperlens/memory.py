@@ -75,13 +75,16 @@ def witness_updates(cache: Cache, numbers: Iterable[int]) -> Iterator[dict[int, 
 
 
 class KeptLayer(CacheLayerMixin):
-    """One layer's keys and values as its own pass made them: kept by reference, seen by later passes, never added to."""
+    """One layer's keys and values as its own pass made them: kept by reference, seen by later passes, never added to.
+
+    Its own pass may come behind that of a text which all its rows begin with: `before` has that one's layer.
+    """
 
     is_sliding = False
 
-    def __init__(self, keep: bool) -> None:
+    def __init__(self, keep: bool, before: KeptLayer | None = None) -> None:
         super().__init__()
-        self.keep = keep
+        self.keep, self.before = keep, before
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.is_initialized = True
@@ -89,11 +92,16 @@ class KeptLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.keys is not None and self.values is not None:
             return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        if self.before is not None and self.before.keys is not None and self.before.values is not None:
+            parts = zip((self.before.keys, self.before.values), (key_states, value_states), strict=True)
+            key_states, value_states = (torch.cat([old.expand(len(new), -1, -1, -1), new], -2) for old, new in parts)
         if self.keep:
             self.keys, self.values = key_states, value_states
         return key_states, value_states
 
     def get_seq_length(self) -> int:
+        if self.keys is None and self.before is not None:
+            return self.before.get_seq_length()
         return 0 if self.keys is None else self.keys.shape[-2]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

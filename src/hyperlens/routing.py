@@ -65,7 +65,7 @@ def run_recalling(
 ) -> tuple[Pass, Recall]:
     """Run the batch once for `cached` passes through at most the `deepest` layers: its states at the probes, and the recall."""
     form = "replay" if _is_whole(splice, inputs) else form
-    memory = Memory(splice.new_cache(deepest)) if form == "rows" else None
+    memory = Memory(splice.new_cache(deepest, inputs.prefix)) if form == "rows" else None
     done = splice.run(inputs, record=record, probes=probes, memory=memory)
     if memory is not None:
         return done, Recall(form, memory.cache)
@@ -152,14 +152,15 @@ def _query_call(
     splice: Splice, inputs: Inputs, places: Int[Tensor, "row query"], start: int, cache: Cache
 ) -> tuple[Inputs, Memory]:
     """The inputs whose tokens are the query rows at `places`, and what each layer lets them see."""
-    queries, keys = places.shape[1], torch.arange(inputs.ids.shape[1], device=places.device)
-    before = keys < places[:, :, None]
+    queries, keys = places.shape[1], torch.arange(inputs.before + inputs.ids.shape[1], device=places.device)
+    among = places + inputs.before
+    before = keys < among[:, :, None]
     if inputs.mask is not None:
         before = before & inputs.mask[:, None].bool()
     itself = torch.eye(queries, dtype=torch.bool, device=places.device).expand(len(places), -1, -1)
 
     def additive(window: int | None, length: int) -> Tensor:
-        seen = before if window is None else before & (keys > places[:, :, None] - window)
+        seen = before if window is None else before & (keys > among[:, :, None] - window)
         hidden = ~torch.cat([seen[..., len(keys) - length :], itself], -1)[:, None]
         return torch.zeros(hidden.shape, dtype=splice.dtype, device=places.device).masked_fill_(
             hidden, torch.finfo(splice.dtype).min
@@ -171,7 +172,7 @@ def _query_call(
     lengths = {splice.window(number): length for number in running if (length := kept[number].get_seq_length())}
     views = {number: (splice.window(number), lengths.get(splice.window(number), len(keys))) for number in running}
     by_view = {view: additive(*view) for view in set(views.values())}
-    own = places if inputs.positions is None else inputs.positions.gather(1, places)
+    own = among if inputs.positions is None else inputs.positions.gather(1, places)
     masks = {number: by_view[view] for number, view in views.items() if view[0] is not None}
     full = next((mask for (window, _), mask in by_view.items() if window is None), next(iter(by_view.values())))
     return Inputs(inputs.ids.gather(1, places), full, own), Memory(cache, masks)

@@ -31,12 +31,20 @@ from hyperlens.anatomy import (
 from hyperlens.configuration import plain_token, text_config
 from hyperlens.errors import ModelError
 from hyperlens.memory import KeptLayer, Memory
-from hyperlens.narrowing import LayerCall, find_narrow, narrowed
+from hyperlens.narrowing import LayerCall, Narrow, find_narrow, narrowed
 from hyperlens.visits import Following, Probes, Visit, Watch, wrap_forwards
 
 Way = Literal["bypass", "hook"]
 WAYS: tuple[Way, ...] = ("bypass", "hook")
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that all texts of a batch begin with, run once: so many, and the keys and values that each layer made of them."""
+
+    length: int
+    cache: Cache = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Inputs:
     padded or the padding is on the right, which no token of a causal model can see. `positions` counts each row's own
     tokens from 0; None lets the model count. `beside` is what else its forward takes, such as the pixels of an image and a
     map of the tokens that stand for it; then there is one row. `blind` leaves the pixels away wherever states are given:
-    enough where they reach the model by its embedding alone.
+    enough where they reach the model by its embedding alone. Behind a `prefix` the tokens are those that follow it, and
+    columns are counted from there; then nothing is padded on the left.
     """
 
     ids: Int[Tensor, "row token"]
@@ -55,6 +64,12 @@ class Inputs:
     positions: Int[Tensor, "row token"] | None = None
     beside: Mapping[str, Tensor] = field(default_factory=dict)
     blind: bool = False
+    prefix: Prefix | None = None
+
+    @property
+    def before(self) -> int:
+        """How many tokens of each row stand in its prefix."""
+        return 0 if self.prefix is None else self.prefix.length
 
     def pick(self, rows: slice) -> Inputs:
         """Some rows of the batch; with something beside them there is only one."""
@@ -66,7 +81,7 @@ class Inputs:
         mask = None if self.mask is None else self.mask.repeat(times, *[1] * (self.mask.ndim - 1))
         positions = None if self.positions is None else self.positions.repeat(times, 1)
         beside = {name: part.repeat(times, *[1] * (part.ndim - 1)) for name, part in self.beside.items()}
-        return Inputs(self.ids.repeat(times, 1), mask, positions, beside, self.blind)
+        return Inputs(self.ids.repeat(times, 1), mask, positions, beside, self.blind, self.prefix)
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,8 @@ class Splice:
     State `l` of `depth` + 1 is what enters the layer that runs as number `l` + 1; state `depth` is what leaves the last one.
     Outside, every state is `[row, token, *width]`, whatever the order of its axes inside the model. `way` says how a slice is
     run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins. `narrow`
-    has the modules of the last layer that only rows which are read need to pass; `end_proved` says that the logits
-    are what the unembedding gives, and nothing else is done to them.
+    says what of the last layer only rows which are read need to pass; `end_proved` says that the logits
+    are what the unembedding gives, and nothing else is done to them; `prefix_proved` that a text may be run in two parts.
     Raises ModelError where the model has no such layers.
     """
 
@@ -97,8 +112,8 @@ class Splice:
         self.layers = self.anatomy.layers
         self.depth = len(self.anatomy.order)
         self.way: Way = "bypass"
-        self.narrow: tuple[nn.Module, ...] = ()
-        self.end_proved = False
+        self.narrow = Narrow()
+        self.end_proved = self.prefix_proved = False
         self.filler = plain_token(self.config)  # for places whose token does not matter
         self.parameters = call_parameters(model)
 
@@ -132,11 +147,19 @@ class Splice:
             return width if kinds[self.anatomy.order[layer]] == "sliding_attention" else None
         return width if getattr(self.config, "use_sliding_window", True) else None
 
-    def new_cache(self, deepest: int) -> Cache:
-        """An empty cache that keeps the keys and values of the `deepest` layers (of all, where all will run) and forgets the
-        others'."""
-        first = self.depth - deepest if self.way == "bypass" else 0
-        return Cache(layers=[KeptLayer(number >= first) for number in range(self.depth)])
+    def new_cache(self, deepest: int, prefix: Prefix | None = None) -> Cache:
+        """An empty cache, or one behind a prefix, that keeps the keys and values of the `deepest` layers (of all, where all
+        will run) and forgets the others'."""
+        first = 0 if self.way == "hook" and deepest else self.depth - deepest
+        before: Any = [None] * self.depth if prefix is None else prefix.cache.layers
+        return Cache(layers=[KeptLayer(number >= first, before[number]) for number in range(self.depth)])
+
+    def run_prefix(self, ids: Int[Tensor, "token"]) -> Prefix:
+        """Run what several texts begin with."""
+        cache = self.new_cache(self.depth)
+        last = torch.tensor([len(ids) - 1], device=self.device)
+        self.run(Inputs(ids[None]), memory=Memory(cache), read=False, ends=Probes(torch.zeros_like(last), last))
+        return Prefix(len(ids), cache)
 
     @contextmanager
     def going(self, way: Way) -> Iterator[None]:
@@ -164,14 +187,16 @@ class Splice:
         `record` names the states to give back, at the `probes` or whole. Logits are those of the last column; they mean
         something only where `stop` is the depth; without `read` there are none, and no row goes through the unembedding.
         What leaves the last layer is there at `ends` alone, which are the `probes` if there are some: other rows may be left
-        out of its `narrow` modules. The model may add the call to its `memory`. Raises ModelError where a state was asked for
+        out of what is `narrow` in it. The model may add the call to its `memory`. Raises ModelError where a state was asked for
         that never passed.
         """
         stop = self.depth if stop is None else stop
+        if memory is None and inputs.prefix is not None:
+            memory = Memory(self.new_cache(0, inputs.prefix))
         bypass = states is not None and self.way == "bypass"
         skipped = {number for number in range(self.depth) if not start <= number < stop} if bypass else set()
         masks = memory.masks if memory is not None else {}
-        shape = tuple(inputs.ids.shape)
+        shape = (len(inputs.ids), inputs.ids.shape[1])
         last = self._narrowed(shape, probes if ends is None else ends, read)
         visit = Visit(self.anatomy, shape, start, states, skipped, set(record), probes, masks, self.device, last)
         if states is not None and inputs.blind:
@@ -191,8 +216,8 @@ class Splice:
             logits = logits[:, -1]
         return Pass(visit.recorded, logits)
 
-    def find_narrow(self, ids: Int[Tensor, "row token"]) -> list[nn.Module]:
-        """The modules of the last layer that only rows which are read need to pass, as a call on `ids` shows them."""
+    def find_narrow(self, ids: Int[Tensor, "row token"]) -> Narrow:
+        """What of the last layer only rows which are read need to pass, as a call on `ids` shows it."""
         layer, calls = self.layers[self.anatomy.order[-1]], []
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -206,7 +231,7 @@ class Splice:
                 hook.remove()
             return find_narrow(calls[-1])
 
-    def _narrowed(self, shape: tuple[int, ...], ends: Probes | None, read: bool) -> AbstractContextManager[None]:
+    def _narrowed(self, shape: tuple[int, int], ends: Probes | None, read: bool) -> AbstractContextManager[None]:
         """What the last layer runs in: narrowed to what is read, where that is at most half, and no gradients are made."""
         if ends is None or not self.narrow or torch.is_grad_enabled():
             return nullcontext()
@@ -302,8 +327,9 @@ class Splice:
 
     def own_logits(self, inputs: Inputs, columns: list[int]) -> Float[Tensor, "row column vocabulary"]:
         """The model's own logits at some columns, with nothing of ours in its way."""
+        memory = None if inputs.prefix is None else Memory(self.new_cache(0, inputs.prefix))
         with self.lock, eager():
-            logits = self._call(inputs, columns).logits.to(self.device)
+            logits = self._call(inputs, columns, memory, memory is not None).logits.to(self.device)
         return logits if "logits_to_keep" in self.parameters else logits[:, columns]
 
     def _call(self, inputs: Inputs, kept: list[int], memory: Memory | None = None, remember: bool = False) -> Any:

@@ -20,8 +20,9 @@ from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tasks import Sample
 from hyperlens.tracing import Limits
-from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_longest
+from hyperlens.tracing.batches import Job, make_batches, prepare_batch
 from hyperlens.tracing.limits import explain_memory
+from hyperlens.tracing.reading import prove_longest
 
 KINDS = ("mean", "resample", "zero")
 POSITIONS = ("all", "last", "answer")

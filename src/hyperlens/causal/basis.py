@@ -19,7 +19,7 @@ from hyperlens.lenses import Lens
 from hyperlens.models import Model
 from hyperlens.tasks import Sample
 from hyperlens.tracing import Limits
-from hyperlens.tracing.batches import show_progress
+from hyperlens.tracing.reading import show_progress
 
 STARTS = 6
 """Principal components, less what was found before, of which the most influential is where each search begins."""

@@ -59,6 +59,9 @@ def tune_lens(
     clip: Annotated[float, typer.Option("--clip", help="Longest gradient of one state.")] = 1.0,
     bias: Annotated[bool, typer.Option("--bias/--no-bias", help="Train a bias beside each matrix.")] = True,
     focal_depth: Annotated[int, typer.Option("--focal-depth", help="Deepest layers that follow a translator.")] = 0,
+    autocast: Annotated[
+        str | None, typer.Option("--autocast", help="bfloat16 for the model's products in steps; for one in float32.")
+    ] = None,
     validation_share: Annotated[float, typer.Option("--validation-share", help="Share of the text held out.")] = 0.1,
     evaluate_every: Annotated[int, typer.Option("--evaluate-every", help="Steps between validations.")] = 50,
     patience: Annotated[int, typer.Option("--patience", help="Validations without a better one to end at; 0: none.")] = 0,
@@ -98,6 +101,7 @@ def tune_lens(
             clip=clip,
             focal_depth=focal_depth,
             bias=bias,
+            autocast=autocast,
             validation_share=validation_share,
             evaluate_every=evaluate_every,
             patience=patience,

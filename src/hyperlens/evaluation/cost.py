@@ -14,7 +14,8 @@ from hyperlens.evaluation.evaluation import Cost
 from hyperlens.lenses import Lens, TunedLens
 from hyperlens.models import Model
 from hyperlens.tracing import Limits
-from hyperlens.tracing.batches import Job, fed_tokens, make_batches, prepare_batch, read_texts
+from hyperlens.tracing.batches import Job, fed_tokens, make_batches, prepare_batch
+from hyperlens.tracing.reading import read_texts
 
 
 def estimate_cost(model: Model, lens: Lens, depth: int, texts: Sequence[Encoded], limits: Limits, repeats: int) -> Cost:

@@ -25,9 +25,10 @@ from hyperlens.resampling import check_seed
 from hyperlens.splice import at_rest
 from hyperlens.tasks import Sample, letter_options
 from hyperlens.tracing import Limits, resolve_depth
-from hyperlens.tracing.batches import Job, read_texts
+from hyperlens.tracing.batches import Job
 from hyperlens.tracing.labels import label_table
 from hyperlens.tracing.limits import explain_memory
+from hyperlens.tracing.reading import read_texts
 
 USUAL_DEPTHS = (1, 2, 4, 8)
 READINGS = ("probability", "kl_to_output", "rank")

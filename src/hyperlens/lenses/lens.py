@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hyperlens.certificate import CONTEXTS
+from hyperlens.certificate import CONTEXTS, compare_jump
 from hyperlens.errors import InputError
 from hyperlens.models import Model
 from hyperlens.routing import CachedForm, join_probes, route_cached, route_jump, run_recalling
@@ -89,13 +89,15 @@ class Lens:
 class Routed:
     """One batch as a lens sees it: what leaves the last layer at the probes, and the model's own logits of the last column.
 
-    `pick` gives the residual state of a number at the probes, as the model left it.
+    `pick` gives the residual state of a number at the probes, as the model left it. `prove` gives the relative error of one row
+    of a batch in "jump": of its own state of each depth, routed, against its own output, at the last of its probes.
     """
 
     own: Float[Tensor, "probe *width"]
     logits: Float[Tensor, "row vocabulary"]
     by_depth: Iterator[tuple[int, Float[Tensor, "state probe *width"]]]
     pick: Callable[[int], Float[Tensor, "probe *width"]]
+    prove: Callable[[int], float]
 
 
 def route_batch(
@@ -135,8 +137,16 @@ def route_batch(
     def pick(state: int) -> Tensor:
         return probes.pick(states[state]) if whole else states[state]
 
+    def prove(row: int) -> float:
+        if not whole:
+            return 0.0
+        end = int((probes.rows == row).nonzero().max())
+        place = Probes(torch.zeros_like(probes.rows[:1]), probes.positions[end : end + 1])
+        mine = {last - m: states[last - m][row : row + 1] for m in depths}
+        return compare_jump(splice, inputs.pick(slice(row, row + 1)), mine, own[end : end + 1], place, depths)
+
     own = pick(last)
-    return Routed(own, done.logits, ((m, route(m)) for m in depths), pick)
+    return Routed(own, done.logits, ((m, route(m)) for m in depths), pick, prove)
 
 
 def _jump(

@@ -15,8 +15,9 @@ from hyperlens.lenses import HyperLens
 from hyperlens.lenses.lens import route_stack
 from hyperlens.models import Model
 from hyperlens.splice import Inputs, Probes, at_rest
-from hyperlens.tracing.batches import Job, make_batches, prepare_batch, prove_image, prove_longest
+from hyperlens.tracing.batches import Job, make_batches, prepare_batch
 from hyperlens.tracing.limits import Limits, explain_memory
+from hyperlens.tracing.reading import prove_image, prove_longest
 
 
 def differentiate_steps(

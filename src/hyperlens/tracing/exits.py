@@ -25,8 +25,9 @@ from hyperlens.errors import ArtefactError, InputError
 from hyperlens.lenses import LogitLens, Origin
 from hyperlens.models import Model
 from hyperlens.splice import at_rest
-from hyperlens.tracing.batches import Job, read_texts, spread_positions
+from hyperlens.tracing.batches import Job, spread_positions
 from hyperlens.tracing.limits import Limits, explain_memory
+from hyperlens.tracing.reading import read_texts
 
 TENSORS = "exit.safetensors"
 PLACES = ("all", "answer", "last")

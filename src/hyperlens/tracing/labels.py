@@ -15,7 +15,8 @@ from hyperlens import effort
 from hyperlens.artefact import list_versions
 from hyperlens.encoding import Encoded
 from hyperlens.models import Model
-from hyperlens.tracing.batches import Job, Table
+from hyperlens.tracing.batches import Job
+from hyperlens.tracing.reading import Table
 from hyperlens.trajectory import Trajectory
 
 DEFINITIONS = {

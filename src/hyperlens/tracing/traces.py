@@ -22,10 +22,11 @@ from hyperlens.models import Model
 from hyperlens.readings import read_state_cosine
 from hyperlens.splice import at_rest
 from hyperlens.tasks import Sample, letter_options
-from hyperlens.tracing.batches import Gauge, Job, cut_beside, explain_images, fed_tokens, read_texts, spread_positions
+from hyperlens.tracing.batches import Gauge, Job, cut_beside, fed_tokens, spread_positions
 from hyperlens.tracing.exits import ExitClassifier
 from hyperlens.tracing.labels import cut_answer, label_table
 from hyperlens.tracing.limits import Limits, explain_memory
+from hyperlens.tracing.reading import explain_images, read_texts
 from hyperlens.trajectory import EXIT_READING, Trajectory, check_readings
 
 CALIBRATION_POSITIONS = 64

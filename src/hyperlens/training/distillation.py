@@ -2,15 +2,18 @@
 
 One pass of the model gives all states. Their logits exist for a block of rows at a time: the loss is read from them, its
 derivative, softmax(z) − p, written over them, and the model's own read-out differentiated back to the state. The model's own
-p is computed once for the tokens of a block and serves all states.
+p is computed once for the tokens of a block and serves all states. `autocasting` lets the model make its products in bfloat16;
+what is done to its states and logits here stays in float32.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +25,7 @@ from hyperlens.lenses.lens import route_stack
 from hyperlens.routing import TEMPORARIES
 from hyperlens.splice import Inputs, Probes, Splice
 from hyperlens.tracing import Limits
+from hyperlens.visits import wrap_forwards
 
 BLOCK = 2 * 2**20
 """Bytes of a block of logits: what is computed with its states besides stays near the processor."""
@@ -51,6 +55,40 @@ class _Target(NamedTuple):
     negentropy: Float[Tensor, "token"]
 
 
+@contextmanager
+def autocasting(splice: Splice, precision: str | None) -> Iterator[None]:
+    """Let the model make its products in this precision, as `torch.autocast` chooses them; without one, as it always does.
+
+    That is for calls of this thread, which holds the splice's lock; products outside the model are not changed. A plain
+    unembedding is converted once here, and not again for each block of rows; `count_copies` says what that takes.
+    """
+    if precision is None:
+        yield
+        return
+    dtype, thread = getattr(torch, precision), threading.get_ident()
+    plain: list[Any] = [splice.model.get_output_embeddings()] if splice.ends_plainly else []
+    copies: list[Any] = [None if part is None else part.detach().to(dtype) for one in plain for part in (one.weight, one.bias)]
+
+    def forward(number: int, own: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        if threading.get_ident() != thread:
+            return own(*given, **named)
+        if number:
+            return torch.nn.functional.linear(given[0].to(dtype), *copies)
+        with torch.autocast(splice.device.type, dtype, cache_enabled=False):
+            return own(*given, **named)
+
+    with wrap_forwards([splice.model, *plain], forward):
+        yield
+
+
+def count_copies(splice: Splice, precision: str, focal_depth: int) -> int:
+    """Bytes of the weights that a step holds in this precision at once: the unembedding, and the deepest layers, whose own
+    products are differentiated."""
+    deepest = splice.anatomy.order[splice.depth - focal_depth :]
+    values = sum(weight.numel() for number in deepest for weight in splice.layers[number].parameters())
+    return getattr(torch, precision).itemsize * (splice.config.vocab_size * splice.anatomy.width[-1] + values)
+
+
 def distil_batch(
     splice: Splice,
     translators: Translators,
@@ -69,7 +107,8 @@ def distil_batch(
     count, last = splice.depth - focal_depth, splice.depth
     with torch.no_grad():
         done = splice.run(inputs, record=[*range(count), last], probes=None if focal_depth else probes, read=False)
-        states = done.states
+        # Autocast may leave some in less than the model's own precision, as it never is without.
+        states = {number: state.to(torch.promote_types(state.dtype, splice.dtype)) for number, state in done.states.items()}
         local = Translators(translators.weight[:count], None if translators.bias is None else translators.bias[:count])
         local = local.to(states[last].device, states[last].dtype)
     total = torch.zeros(count, dtype=torch.promote_types(states[last].dtype, torch.float32), device=states[last].device)
@@ -163,10 +202,14 @@ def _collect(
 @torch.no_grad()
 def _read_target(splice: Splice, own: Float[Tensor, "token width"]) -> _Target:
     """What the model itself predicts. Its softmax sums to 1 more nearly than the exponentials of its logarithm do."""
-    z = splice.head(own)
-    z = z.to(_wide(z))
-    p = z.softmax(-1)
-    return _Target(p, _cross(p, z) - z.amax(-1) + p.amax(-1).log())
+    logits = splice.head(own)
+    p = logits.to(_wide(logits))
+    highest, crosses = p.amax(-1), []
+    for z in p.tensor_split(max(1, len(p) // max(2, _count_slice(p)))):  # never of one row, which is summed up otherwise
+        q = z.softmax(-1)
+        crosses.append(_cross(q, z))
+        z.copy_(q)
+    return _Target(p, torch.cat(crosses) - highest + p.amax(-1).log())
 
 
 def _read_states(
@@ -200,16 +243,15 @@ def _read_block(
         entering = left.flatten(0, 1).requires_grad_(slopes)
         logits = splice.head(entering)
         read_out = get_gradient_edge(logits) if slopes else None  # of the logits before they are written over
-    slope = logits.detach().to(_wide(logits)).unflatten(0, left.shape[:2])
-    each = left.shape[1] if slope.device.type == "cuda" else max(1, SLICE // (4 * slope.shape[-1]))
+    slope, each = logits.detach().unflatten(0, left.shape[:2]), _count_slice(target.p)
     given = list(zip(target.p.split(each), target.negentropy.split(each), strict=True))
-    losses = torch.zeros(len(slope), dtype=slope.dtype, device=slope.device)
+    losses = torch.zeros(len(slope), dtype=_wide(slope), device=slope.device)
     for state, z in enumerate(slope):
         for part, (p, negentropy) in zip(z.split(each), given, strict=True):
             losses[state] += _differentiate(part, p, negentropy)
     if read_out is None:
         return losses, None
-    (back,) = torch.autograd.grad(read_out, entering, slope.flatten(0, 1).to(logits.dtype))
+    (back,) = torch.autograd.grad(read_out, entering, slope.flatten(0, 1))
     return losses, back.unflatten(0, left.shape[:2])
 
 
@@ -218,11 +260,12 @@ def _differentiate(
     z: Float[Tensor, "token vocabulary"], p: Float[Tensor, "token vocabulary"], negentropy: Float[Tensor, "token"]
 ) -> Float[Tensor, ""]:
     """Summed loss Σ p ln p − Σ p z + ln Σ exp z of logits, over which its derivative, softmax(z) − p, is written."""
-    cross = _cross(p, z)
-    highest = z.amax(-1)
-    q = torch.softmax(z, -1, out=z)
+    wide = z.to(_wide(z))
+    cross = _cross(p, wide)
+    highest = wide.amax(-1)
+    q = torch.softmax(wide, -1, out=wide)
     log_total = highest - q.amax(-1).log()
-    q.sub_(p)
+    z.copy_(q.sub_(p))  # which are the same where z is wide
     return (negentropy - cross + log_total).sum()
 
 
@@ -230,6 +273,11 @@ def _cross(p: Float[Tensor, "token vocabulary"], z: Float[Tensor, "token vocabul
     """Σ p z; a token that the model excludes, whose p is 0 and whose logit is −∞, adds nothing."""
     cross = torch.linalg.vecdot(p, z)
     return cross if torch.isfinite(cross).all() else torch.linalg.vecdot(p, z.masked_fill(p == 0, 0.0))
+
+
+def _count_slice(logits: Float[Tensor, "token vocabulary"]) -> int:
+    """Rows of logits that are worked on together."""
+    return len(logits) if logits.device.type == "cuda" else max(1, SLICE // (4 * logits.shape[-1]))
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -12,6 +12,8 @@ RATES = {"muon": 0.1, "adamw": 0.01}
 BIAS_RATE = 0.01
 """Learning rate of the biases beside Muon, which takes matrices alone."""
 DECAYS = ("linear", "cosine")
+PRECISIONS = ("bfloat16",)
+"""What the products of a step may be made in, where not in the model's own precision."""
 WHOLE = ("steps", "step_tokens", "warmup", "focal_depth", "validation_tokens", "evaluate_every", "patience", "seed")
 
 
@@ -49,12 +51,18 @@ class LensRecipe:
     """Validations in a row without a better mean after which the training ends early; 0 for never."""
     seed: int = 0
     """What the order of the text and its division start from."""
+    autocast: str | None = None
+    """`bfloat16` to make the model's products in it, in steps alone: for a model in float32, faster and nearly as exact."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in RATES:
             raise InputError(f'"{self.optimiser}" is not an optimiser; choose from {", ".join(RATES)}')
         if self.decay not in DECAYS:
             raise InputError(f'"{self.decay}" is not a way for the rate to fall; choose from {", ".join(DECAYS)}')
+        if self.autocast not in (None, *PRECISIONS):
+            raise InputError(
+                f'"{self.autocast}" is not a precision for autocast; choose {", ".join(PRECISIONS)} or leave it away'
+            )
         for name in WHOLE:
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
                 raise InputError(f"{name} is {value}; give a whole number")

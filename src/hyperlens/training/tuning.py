@@ -2,11 +2,12 @@
 
 All states are trained in one pass, and each by itself: the gradient of one reaches no other, is clipped by itself, and of each
 state the translator that validated best is kept. A training that was stopped goes on from its last checkpoint with the same
-data, to the same curve.
+data, to the same curve. With autocast the model's products are made in bfloat16 in steps, and never where a lens is validated.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ from hyperlens.training.checkpoints import (
     save_checkpoint,
     save_log,
 )
-from hyperlens.training.distillation import distil_batch
+from hyperlens.training.distillation import autocasting, count_copies, distil_batch
 from hyperlens.training.lens_recipe import BIAS_RATE, LensRecipe
 from hyperlens.training.texts import Chunk, Corpus, count_tokens, cut_text, divide_texts, fit_length
 
@@ -239,7 +240,13 @@ class _Training:
     def _measure(self, chunks: Sequence[Chunk], learn: bool) -> Float[Tensor, "state"]:
         """The KL of each state, mean over the tokens of all chunks; to `learn`, its gradient is left with the translators."""
         splice, total, losses = self.model.splice, count_tokens(chunks), []
-        with explain_memory(self.limits), splice.lock, at_rest(self.model.network, gradients=learn):
+        precision = self.recipe.autocast if learn else None
+        with (
+            explain_memory(self.limits),
+            splice.lock,
+            at_rest(self.model.network, gradients=learn),
+            autocasting(splice, precision),
+        ):
             for inputs, probes in _batch(self.model, chunks, self.recipe.focal_depth, self.limits):
                 share = len(probes.rows) / total
                 found = distil_batch(
@@ -286,6 +293,8 @@ def _prepare(model: Model, corpus: Corpus, recipe: LensRecipe, folder: Path | No
             f"the text has {corpus.tokens} tokens to train on (and {count_tokens(corpus.validation)} held out to validate), "
             f"less than one step of {recipe.step_tokens}; give more text, or smaller steps (--step-tokens)"
         )
+    if recipe.autocast is not None:
+        limits = _leave_room(model, recipe.autocast, recipe.focal_depth, limits)
     translators, best = (_begin(model, width, recipe.bias) for _ in range(2))
     for tensor in (translators.weight, *([] if translators.bias is None else [translators.bias])):
         tensor.requires_grad_()
@@ -294,6 +303,22 @@ def _prepare(model: Model, corpus: Corpus, recipe: LensRecipe, folder: Path | No
     optimisers = _build_optimisers(translators, recipe)
     identity = _identify(model, corpus, recipe)
     return _Training(model, corpus, recipe, limits, translators, best, optimisers, folder, identity)
+
+
+def _leave_room(model: Model, precision: str, focal_depth: int, limits: Limits) -> Limits:
+    """What is left of the memory beside the weights that are held in another precision, which may take half of it.
+
+    Raises InputError where they take more, and for a model that is not in float32.
+    """
+    if model.splice.dtype is not torch.float32:
+        raise InputError(f"autocast is for a model in float32; {model.name} computes in {name_dtype(model)}: leave it away")
+    taken = math.ceil(count_copies(model.splice, precision, focal_depth) / 2**20)
+    if 2 * taken > limits.memory_mb:
+        raise InputError(
+            f"the weights that autocast holds in {precision} take {taken} MB, more than half of memory_mb {limits.memory_mb}; "
+            f"give --memory-mb {2 * taken} or more, or leave autocast away"
+        )
+    return replace(limits, memory_mb=limits.memory_mb - taken)
 
 
 def _identify(model: Model, corpus: Corpus, recipe: LensRecipe) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from hyperlens.encoding import Encoded
 from hyperlens.errors import InputError
 from hyperlens.monitoring.generation.token import LiveToken
-from hyperlens.tracing.batches import Job, Table
+from hyperlens.tracing.batches import Job
 from hyperlens.tracing.labels import label_table
+from hyperlens.tracing.reading import Table
 from hyperlens.trajectory import Trajectory
 
 

@@ -20,7 +20,7 @@ from hyperlens.lenses import HyperLens, Lens, Origin, Translators, TunedLens
 from hyperlens.models.loading import check_device
 from hyperlens.routing import TEMPORARIES
 from hyperlens.runs.measure import CALIBRATION_SAMPLES, _encode, _positions
-from hyperlens.runs.plan.counting import count_batch, count_generation, count_proof
+from hyperlens.runs.plan.counting import count_batch, count_generation, count_prefix, count_proof
 from hyperlens.runs.plan.estimates import CellPlan, ModelPlan, Number, Rates, Work
 from hyperlens.runs.plan.frames import BYTES_OF_WEIGHT, SIGNS_OF_A_TOKEN, Frame, frame_model
 from hyperlens.runs.plan.timing import calibrate_model
@@ -29,6 +29,7 @@ from hyperlens.runs.store import LARGEST_SHARD, SHARDS_OF_A_CELL, SMALLEST_SHARD
 from hyperlens.tasks import Drawn, Sample, letter_options
 from hyperlens.tracing import Limits
 from hyperlens.tracing.batches import Job, fed_tokens, make_batches
+from hyperlens.tracing.prefixes import group_texts
 from hyperlens.tracing.traces import _calibration_texts
 
 COUNTED_SAMPLES = 2000
@@ -178,9 +179,8 @@ def _plan_cell(
 ) -> CellPlan:
     began, job, work, batches = time.perf_counter(), _make_job(study, frame, lens, depths), Work(), 0
     for shard in _shards(study, texts):
-        work += count_proof(job, frame, shard)
-        for batch in _batches(job, shard):
-            work, batches = work + count_batch(job, frame, batch), batches + 1
+        computed, cut = _count_texts(job, frame, shard)
+        work, batches = work + computed, batches + cut
     if drawn.read == "generated":
         for text in texts.encoded:
             work += count_generation(frame, len(text.positions), text.positions[0] + 1)
@@ -218,7 +218,8 @@ def _plan_cell(
 def _make_job(study: Study, frame: Frame, lens: LensSpec, depths: tuple[int, ...]) -> Job:
     """How the run will read a batch."""
     names = tuple(dict.fromkeys(("probability", *lens.readings)))
-    limits = Limits(study.memory_mb, study.batch_tokens, progress=False)
+    known = frame.model.tokenizer is not None  # else texts have a length, but no tokens
+    limits = Limits(study.memory_mb, study.batch_tokens, progress=False, share_prefixes=known)
     return Job(frame.model, _make_lens(frame, lens, depths), depths, names, "output", limits)
 
 
@@ -244,11 +245,17 @@ def _shards(study: Study, texts: _Texts) -> Iterator[list[Encoded]]:
         yield ordered[first : first + size]
 
 
-def _batches(job: Job, texts: list[Encoded]) -> Iterator[list[Encoded]]:
-
+def _count_texts(job: Job, frame: Frame, texts: list[Encoded]) -> tuple[Work, int]:
+    """What reading texts in one trace computes, and in how many batches."""
     order = sorted(range(len(texts)), key=lambda number: -len(fed_tokens(texts[number])))
-    for batch in make_batches(job, texts, order):
-        yield [texts[number] for number in batch]
+    work, batches, proved = count_proof(job, frame, texts), 0, False
+    for group in group_texts(job, texts, order):
+        if group.shared:
+            work += count_prefix(frame, group.shared, len(fed_tokens(texts[group.numbers[0]])), proved)
+            proved = True
+        for batch in make_batches(job, texts, group.numbers, group.shared):
+            work, batches = work + count_batch(job, frame, [texts[number] for number in batch], group.shared), batches + 1
+    return work, batches
 
 
 def _count_choice(study: Study, frame: Frame, lens: LensSpec, texts: Sequence[_Texts]) -> Work:
@@ -258,7 +265,7 @@ def _count_choice(study: Study, frame: Frame, lens: LensSpec, texts: Sequence[_T
     few = [replace(one, option_ids=()) for one in few]
     job = _make_job(study, frame, lens, list_candidates(frame.layers))
     chosen = _calibration_texts(frame.model, few)
-    return sum((count_batch(job, frame, batch) for batch in _batches(job, chosen)), count_proof(job, frame, chosen))
+    return _count_texts(job, frame, chosen)[0]
 
 
 def _plan_memory(

@@ -13,12 +13,13 @@ from hyperlens.runs.plan.frames import Frame
 from hyperlens.tracing.batches import Job, fed_tokens
 
 
-def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded]) -> Work:
-    """What reading one batch computes: its own pass, its states routed at each focal depth, and their read-out."""
+def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded], before: int = 0) -> Work:
+    """What reading one batch computes: its own pass, but for so many tokens `before` that were run already, its states routed
+    at each focal depth, and their read-out."""
     lengths, probes = [len(fed_tokens(text)) for text in batch], [len(text.positions) for text in batch]
     rows, longest = len(batch), max(lengths)
     ends, total = lengths.count(longest), sum(probes)
-    work = _count_call(frame, rows, longest, read=total + rows - ends) + _count_read_out(frame, rows, 0)
+    work = _count_call(frame, rows, longest - before, keys=longest, read=total + rows - ends) + _count_read_out(frame, rows, 0)
     work += _count_read_out(frame, total, -(-total // job.logit_rows)) + _count_read_out(
         frame, ends, -(-ends // job.logit_rows)
     )
@@ -112,13 +113,22 @@ def _count_cached(job: Job, frame: Frame, batch: Sequence[Encoded], rows: int, t
 
 
 def count_proof(job: Job, frame: Frame, texts: Sequence[Encoded]) -> Work:
-    """What each shard proves first: in `jump`, one state of its longest text at each focal depth."""
+    """What each shard proves: in `jump`, one state of its longest text at each focal depth."""
     if job.lens.context != "jump" or not max(job.depths):
         return Work()
     longest = max(len(fed_tokens(text)) for text in texts)
     depths = [depth for depth in job.depths if depth]
     routed = (_count_call(frame, 1, longest, frame.layers - depth, read=1) for depth in depths)
-    return sum(routed, _count_call(frame, 1, longest) + _count_read_out(frame, 2 + len(depths), 1 + len(depths)))
+    return sum(routed, _count_read_out(frame, 1 + len(depths), 1 + len(depths)))
+
+
+def count_prefix(frame: Frame, shared: int, longest: int, proved: bool) -> Work:
+    """Running what several texts begin with, once; and the longest of them whole and in two parts, unless that was `proved`."""
+    work = _count_call(frame, 1, shared, read=1)
+    if proved:
+        return work
+    whole = _count_call(frame, 1, longest) + _count_call(frame, 1, longest - shared, keys=longest)
+    return work + whole + _count_read_out(frame, 2, 2)
 
 
 def count_generation(frame: Frame, answer: int, prompt: int) -> Work:

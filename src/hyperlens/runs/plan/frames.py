@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from hyperlens.anatomy import Anatomy, call_parameters, token_embedding
 from hyperlens.certificate import Certificate
-from hyperlens.configuration import text_config
+from hyperlens.configuration import attention_widths, text_config
 from hyperlens.errors import ModelError, first_sentence
 from hyperlens.models import Model, loading
 from hyperlens.models.quiet import quiet
@@ -39,7 +39,8 @@ class Unloaded(Splice):
         width = getattr(self.config, "hidden_size", token_embedding(network).weight.shape[1])
         order = tuple(range(self.depth))
         self.anatomy = Anatomy(layers, order, (0, 1), (width,), dtype, (None,) * self.depth)
-        self.way, self.end_proved, self.parameters = "bypass", False, call_parameters(network)
+        self.way, self.end_proved, self.prefix_proved = "bypass", False, True
+        self.parameters = call_parameters(network)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,9 +53,9 @@ class Frame:
     """A model without its weights: what encoding and batching ask of one, and the sizes that arithmetic and memory follow from.
 
     `matrices` has the matrix parameters of each layer that one token passes, `narrow` how many of the last layer's only rows
-    that are read pass (all but those that keys and values are made with, told by their names), `attention` the width of each
-    layer's queries (0 where a layer does not compare tokens with all others), `kept` the keys and values that each layer keeps
-    of a token.
+    that are read pass (all but those that keys and values are made with, told by their names), `few_queries` whether they
+    alone are compared with the others there, `attention` the width of each layer's queries (0 where a layer does not compare
+    tokens with all others), `kept` the keys and values that each layer keeps of a token.
     """
 
     model: Model = field(repr=False)
@@ -63,6 +64,7 @@ class Frame:
     active_parameters: int
     matrices: tuple[Number, ...] = field(repr=False)
     narrow: Number
+    few_queries: bool
     attention: tuple[Number, ...] = field(repr=False)
     kept: tuple[Number, ...] = field(repr=False)
     head: int
@@ -80,11 +82,11 @@ class Frame:
 
         Two for each weight of a matrix and token; 4 × keys × width for the scores and the sum of values, all of them counted,
         also those behind a causal mask or a window. Where no more than half of all tokens are `read`, the others are left out
-        of the last layer's narrow matrices.
+        of what is narrow in the last layer.
         """
         whole = rows * tokens * (2 * sum(self.matrices[start:]) + 4 * keys * sum(self.attention[start:]))
         spared = rows * tokens - read if read is not None and 2 * read <= rows * tokens and start < self.layers else 0
-        return whole - 2 * spared * self.narrow
+        return whole - spared * (2 * self.narrow + 4 * keys * self.attention[-1] * self.few_queries)
 
 
 def frame_model(study: Study, spec: ModelSpec) -> Frame:
@@ -157,7 +159,7 @@ def measure_frame(
     passed = [sum(one.numel() * share(name) for name, one in layer.named_parameters()) for layer in layers]
     whole = [sum(one.numel() for one in layer.parameters()) for layer in layers]
     matrices = [sum(one.numel() * share(name) for name, one in layer.named_parameters() if one.ndim > 1) for layer in layers]
-    queries, kept = _attention_widths(config)
+    queries, kept = attention_widths(config)
     sees = _compares(config, len(layers))
     weights, largest, more = _weigh(spec, folder, network, layers, dtype)
     output = network.get_output_embeddings()
@@ -169,6 +171,7 @@ def measure_frame(
         round(parameters - sum(whole) + sum(passed)),
         tuple(matrices),
         _count_narrow(layers[-1], share) if sees[-1] else 0,
+        config._attn_implementation == "sdpa",
         tuple(queries * one for one in sees),
         tuple(kept * one for one in sees),
         head.numel(),
@@ -207,17 +210,6 @@ def _count_narrow(layer: torch.nn.Module, share: Callable[[str], Number]) -> Num
     """Of a layer's matrix parameters that one token passes, those that keys and values are not made with."""
     matrices = ((name, one.numel() * share(name)) for name, one in layer.named_parameters() if one.ndim > 1)
     return sum(count for name, count in matrices if not KEYS.search(name))
-
-
-def _attention_widths(config: Any) -> tuple[Number, Number]:
-    """The width of a layer's queries (the mean of what is compared and of the values), and of what it keeps of a token."""
-    heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int):
-        return 0.0, 0.0
-    each = getattr(config, "head_dim", None) or config.hidden_size // heads
-    compared, values = getattr(config, "qk_head_dim", None) or each, getattr(config, "v_head_dim", None) or each
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    return heads * (compared + values) / 2, float(groups * (compared + values))
 
 
 def _compares(config: Any, layers: int) -> list[bool]:

@@ -20,7 +20,7 @@ from hyperlens.errors import ArtefactError, HyperLensWarning, InputError
 from hyperlens.models import Model
 from hyperlens.splice import Inputs, Probes, at_rest
 from hyperlens.tracing import Limits
-from hyperlens.tracing.batches import show_progress
+from hyperlens.tracing.reading import show_progress
 from hyperlens.training.checkpoints import list_differences
 from hyperlens.training.effort_term import choose_states, read_effort
 from hyperlens.training.finetuning.examples import Example, Examples
