@@ -2,10 +2,10 @@
 
     python benchmarks/switches.py [--repeats 3] [--threads 2] [--texts 16] [--only NAMES]
 
-The Llama of overhead.py, texts of 256 tokens. *narrow*: the last layer at the rows that are read alone. *streamed*: logits
-summed up while they come. Each reading runs with both savings and with each one switched off, by turns; a ratio is the time
-without by the time with, of the same round: the median over rounds with the least and the largest, and the time with both in
-plain passes over all texts. Prints JSON.
+The Llama of overhead.py, texts of 256 tokens. *narrow*: the last layer at the rows that are read alone; *attention*: of that,
+its attention. *streamed*: logits summed up while they come. *shared*: what the texts begin with run once. Each reading runs
+with all savings and with each one switched off, by turns; a ratio is the time without by the time with, of the same round:
+the median over rounds with the least and the largest, and the time with all in plain passes over all texts. Prints JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ import torch
 from overhead import TIMED, build_llama, draw_prompts, plain_pass, seconds, tell
 
 import hyperlens as hl
+from hyperlens.narrowing import Narrow
 
 LIMITS = hl.Limits(progress=False)
+COMMON = 192
+"""Tokens that the texts of the few-shot readings begin with, of 256."""
+SWITCHES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "all": lambda splice: {},
+    "narrow": lambda splice: {"narrow": Narrow()},
+    "attention": lambda splice: {"narrow": Narrow(splice.narrow.modules)},
+    "streamed": lambda splice: {"end_proved": False},
+    "shared": lambda splice: {"prefix_proved": False},
+}
+"""What is switched off, by its name, as fields of the splice."""
 
 
 def main() -> None:
@@ -49,19 +60,21 @@ def list_readings(model: hl.Model, texts: list[list[int]]) -> dict[str, Callable
     def read(lens: hl.Lens, positions: str = "last", some: int | None = None) -> Callable[[], object]:
         return lambda: hl.trace(model, texts[:some], lens, positions, limits=LIMITS)
 
+    alike = [[*texts[0][:COMMON], *text[COMMON:]] for text in texts]
     deep = {f"jump, m = {depth}": read(hl.HyperLens((depth,))) for depth in (1, 2, 4, 8)}
     return {
         "logit lens, last token": read(hl.LogitLens()),
         "logit lens, all tokens of 2 texts": read(hl.LogitLens(), "all", 2),
         "cached, m = 0, 1, 2, 4, 8": read(hl.HyperLens((0, 1, 2, 4, 8), context="cached")),
         "cached, m = 4, all tokens of 2 texts": read(hl.HyperLens((4,), context="cached"), "all", 2),
+        "logit lens, last token, 192 of 256 in common": lambda: hl.trace(model, alike, hl.LogitLens(), limits=LIMITS),
         **deep,
     }
 
 
 def compare(model: hl.Model, reading: Callable[[], object], plain: Callable[[], object], repeats: int) -> dict[str, Any]:
     """The reading with all savings in plain passes, and without each by it with all."""
-    rounds: dict[str, list[float]] = {"all": [], "narrow": [], "streamed": []}
+    rounds: dict[str, list[float]] = {name: [] for name in SWITCHES}
     units = []
     reading()
     for _ in range(repeats):
@@ -78,15 +91,13 @@ def compare(model: hl.Model, reading: Callable[[], object], plain: Callable[[], 
 @contextmanager
 def switched_off(splice: Any, name: str) -> Iterator[None]:
     """One saving left out for a while; "all" leaves all in."""
-    before = splice.narrow, splice.end_proved
+    changed = SWITCHES[name](splice)
+    before = {field: getattr(splice, field) for field in changed}
     try:
-        if name == "narrow":
-            splice.narrow = ()
-        elif name == "streamed":
-            splice.end_proved = False
+        vars(splice).update(changed)
         yield
     finally:
-        splice.narrow, splice.end_proved = before
+        vars(splice).update(before)
 
 
 def _spread(values: list[float]) -> list[float]:

@@ -23,6 +23,8 @@ from hyperlens.tracing.limits import Limits
 
 ENOUGH = 512
 """Tokens with which a call is worth its weights: more texts only join them for little padding."""
+NEAR = 2048
+"""Tokens of a call on a processor: of more, what one step of a layer makes is no longer in its caches for the next."""
 PADDING = 1 / 8
 """Of a batch with enough tokens, the most that may be padding."""
 
@@ -80,10 +82,11 @@ class Job:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a batch, so that the recorded states of all of them fit."""
+        """Tokens of a batch, so that the recorded states of all of them fit; on a processor, what stays `NEAR`."""
         whole = max(self.depths) or self.lens.between or self.gauges
         states = self.model.layers - (0 if self.gauges else min(self.depths)) + 3 if whole else 1
-        return min(self.limits.batch_tokens, self.limits.share(2, states * self.width))
+        near = NEAR if self.model.splice.device.type == "cpu" else self.limits.batch_tokens
+        return min(self.limits.batch_tokens, near, self.limits.share(2, states * self.width))
 
     @property
     def stack_tokens(self) -> int:

@@ -14,10 +14,11 @@ class Limits:
     """What a trace may use, and a few choices that seldom change.
 
     `memory_mb` bounds what is held above the model's own forward pass of one batch; `batch_tokens` the tokens of a batch
-    (one text may be longer); `padding_side` where ragged batches are padded; `max_new_tokens` and `top_k` what is generated
-    and how many top tokens are kept per state; `stop` the texts before which a generated answer ends;
-    `letter` whether answer options are lettered; `progress` whether long work shows a bar (on a terminal only);
-    `share_prefixes` whether what several texts begin with is run once, where that is proved to be the same.
+    (one text may be longer; on a processor batches are smaller, which is faster there); `padding_side` where ragged batches
+    are padded; `max_new_tokens` and `top_k` what is generated and how many top tokens are kept per state; `stop` the texts
+    before which a generated answer ends; `letter` whether answer options are lettered; `progress` whether long work shows a
+    bar (on a terminal only); `share_prefixes` whether what several texts begin with is run once, where that is proved to be
+    the same.
     """
 
     memory_mb: int = 256

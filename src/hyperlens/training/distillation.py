@@ -107,7 +107,7 @@ def distil_batch(
     count, last = splice.depth - focal_depth, splice.depth
     with torch.no_grad():
         done = splice.run(inputs, record=[*range(count), last], probes=None if focal_depth else probes, read=False)
-        # Autocast may leave some in less than the model's own precision, as it never is without.
+        # Under autocast some may come out narrower than the model computes; else none is changed here.
         states = {number: state.to(torch.promote_types(state.dtype, splice.dtype)) for number, state in done.states.items()}
         local = Translators(translators.weight[:count], None if translators.bias is None else translators.bias[:count])
         local = local.to(states[last].device, states[last].dtype)

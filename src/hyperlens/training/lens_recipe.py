@@ -52,7 +52,7 @@ class LensRecipe:
     seed: int = 0
     """What the order of the text and its division start from."""
     autocast: str | None = None
-    """`bfloat16` to make the model's products in it, in steps alone: for a model in float32, faster and nearly as exact."""
+    """`bfloat16` for the products of a model in float32, in steps alone; what validates stays in float32."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in RATES:
@@ -60,9 +60,8 @@ class LensRecipe:
         if self.decay not in DECAYS:
             raise InputError(f'"{self.decay}" is not a way for the rate to fall; choose from {", ".join(DECAYS)}')
         if self.autocast not in (None, *PRECISIONS):
-            raise InputError(
-                f'"{self.autocast}" is not a precision for autocast; choose {", ".join(PRECISIONS)} or leave it away'
-            )
+            known = ", ".join(PRECISIONS)
+            raise InputError(f'"{self.autocast}" is not a precision for autocast; give {known}, or leave it away')
         for name in WHOLE:
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
                 raise InputError(f"{name} is {value}; give a whole number")

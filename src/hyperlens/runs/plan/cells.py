@@ -22,7 +22,7 @@ from hyperlens.routing import TEMPORARIES
 from hyperlens.runs.measure import CALIBRATION_SAMPLES, _encode, _positions
 from hyperlens.runs.plan.counting import count_batch, count_generation, count_prefix, count_proof
 from hyperlens.runs.plan.estimates import CellPlan, ModelPlan, Number, Rates, Work
-from hyperlens.runs.plan.frames import BYTES_OF_WEIGHT, SIGNS_OF_A_TOKEN, Frame, frame_model
+from hyperlens.runs.plan.frames import BYTES_OF_WEIGHT, SIGNS_OF_A_TOKEN, Frame, frame_model, name_device
 from hyperlens.runs.plan.timing import calibrate_model
 from hyperlens.runs.spec import TRAINED, LensSpec, ModelSpec, Study
 from hyperlens.runs.store import LARGEST_SHARD, SHARDS_OF_A_CELL, SMALLEST_SHARD
@@ -114,9 +114,7 @@ class _Texts:
 
 def _find_device(spec: ModelSpec) -> tuple[str, list[str]]:
     """Where a model will be, and what to say where that is not here."""
-    cut = spec.tensor_parallel > 1 and spec.gpus > 0
-    spread = spec.device_map == "auto" and (spec.gpus > 0 or torch.cuda.is_available())
-    device = spec.device or ("cuda" if cut or spread else "cpu")
+    device = name_device(spec)
     try:
         check_device(device)
     except InputError:

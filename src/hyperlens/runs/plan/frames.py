@@ -34,13 +34,19 @@ BYTES_OF_WEIGHT = {"int8": 1.0, "torchao-int8": 1.0, "nf4": 0.5 + 4 / 64}
 class Unloaded(Splice):
     """A splice of a network without weights, which cannot be watched at work: what encoding and batching ask of one."""
 
-    def __init__(self, network: Any, layers: tuple[Any, ...], dtype: torch.dtype) -> None:
+    def __init__(self, network: Any, layers: tuple[Any, ...], dtype: torch.dtype, home: str) -> None:
+        self.home = home
         self.model, self.config, self.layers, self.depth = network, text_config(network), layers, len(layers)
         width = getattr(self.config, "hidden_size", token_embedding(network).weight.shape[1])
         order = tuple(range(self.depth))
         self.anatomy = Anatomy(layers, order, (0, 1), (width,), dtype, (None,) * self.depth)
         self.way, self.end_proved, self.prefix_proved = "bypass", False, True
         self.parameters = call_parameters(network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model will be."""
+        return torch.device(self.home)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,6 +120,13 @@ def frame_model(study: Study, spec: ModelSpec) -> Frame:
     return measure_frame(spec, base.folder, network, text_config(network), tokenizer, dtype, notes)
 
 
+def name_device(spec: ModelSpec) -> str:
+    """Where a model will be."""
+    cut = spec.tensor_parallel > 1 and spec.gpus > 0
+    spread = spec.device_map == "auto" and (spec.gpus > 0 or torch.cuda.is_available())
+    return spec.device or ("cuda" if cut or spread else "cpu")
+
+
 def _find_place(source: str, spec: ModelSpec) -> Any:
     """Where a model is; a folder needs no weights for a plan."""
     options = {
@@ -151,7 +164,7 @@ def measure_frame(
 ) -> Frame:
     """The sizes of a network on the meta device."""
     layers = _find_layers(spec, network, config)
-    splice = Unloaded(network, layers, dtype)
+    splice = Unloaded(network, layers, dtype, name_device(spec))
     certificate = Certificate(type(network).__name__, len(layers), True, "bypass", ("jump", "cached"), None, None)
     certificate = replace(certificate, cached_form="rows", paddings=("right", "left"))
     share, said = _active_share(network, config)
