@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers_ways.original_step import fill_gaps, prepare_step
+from peers_ways.original_step import prepare_step
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
@@ -38,12 +38,11 @@ class Original:
 
     @classmethod
     def find(cls, folder: Path) -> Original:
-        """Install it where it is not, and import it with empty modules in the place of what is gone."""
+        """Install it where it is not, and import it."""
         if not (folder / "tuned_lens").is_dir():
             call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PACKAGES]
             subprocess.run(call, check=True, stdout=sys.stderr)
         sys.path.insert(0, str(folder))
-        fill_gaps()
         surgery: Any = import_module("tuned_lens.model_surgery")
         known = surgery.get_final_norm
         surgery.get_final_norm = lambda model: model.base_model.norm if model.config.model_type == "bitnet" else known(model)

@@ -44,7 +44,15 @@ def same(one, other):
     return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
-@pytest.mark.parametrize("recipe", [TINY, replace(TINY, optimiser="muon", rate=0.01), replace(TINY, bias=False, focal_depth=2)])
+STOPPED = (
+    TINY,
+    replace(TINY, optimiser="muon", rate=0.01),
+    replace(TINY, bias=False, focal_depth=2),
+    replace(TINY, autocast="bfloat16"),
+)
+
+
+@pytest.mark.parametrize("recipe", STOPPED)
 def test_a_stopped_training_goes_on_to_the_same_lens_and_curve_bit_for_bit(plain, tmp_path, recipe):
     corpus, resumed = corpus_of(plain), []
     whole = train_translators(plain, corpus, recipe, tmp_path / "whole")
@@ -309,6 +317,7 @@ def test_a_loss_that_is_not_finite_stops_with_state_and_step_and_keeps_the_last_
     [
         ({"optimiser": "sgd"}, '"sgd" is not an optimiser; choose from muon, adamw'),
         ({"decay": "steps"}, '"steps" is not a way for the rate to fall; choose from linear, cosine'),
+        ({"autocast": "half"}, '"half" is not a precision for autocast; give bfloat16, or leave it away'),
         ({"steps": 0}, "steps is 0; give a number from 1 up"),
         ({"steps": True}, "steps is True; give a whole number"),
         ({"step_tokens": 0}, "step_tokens is 0"),

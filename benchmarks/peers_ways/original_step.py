@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import tempfile
 import types
@@ -31,7 +30,6 @@ def fill_gaps() -> None:
         sys.modules[name] = module
     for part in ("dataloader2", "datapipes"):
         setattr(sys.modules["torchdata"], part, sys.modules[f"torchdata.{part}"])
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def prepare_step(network: Any, lens: Any, ids: Tensor, optimiser: str = "adam", autocast: bool = True) -> Callable[[], None]:
@@ -60,7 +58,8 @@ def prepare_step(network: Any, lens: Any, ids: Tensor, optimiser: str = "adam", 
 
     def run() -> None:
         loop.th = torch if autocast else _Plain()
-        with torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()):
+        said = io.StringIO()  # of what it says, and its bar
+        with torch.enable_grad(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             step.execute()
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -32,12 +34,17 @@ def attention_widths(config: PreTrainedConfig) -> tuple[float, float]:
 
     Both are 0 where the configuration does not say.
     """
-    heads = getattr(config, "num_attention_heads", None)
+    said = config.to_dict()  # a configuration may refuse to be asked for what differs between its layers
+
+    def named(name: str) -> Any:
+        return said.get(config.attribute_map.get(name, name))
+
+    heads = named("num_attention_heads")
     if not isinstance(heads, int):
         return 0.0, 0.0
-    each = getattr(config, "head_dim", None) or config.hidden_size // heads
-    compared, values = getattr(config, "qk_head_dim", None) or each, getattr(config, "v_head_dim", None) or each
-    groups = getattr(config, "num_key_value_heads", None) or heads
+    each = named("head_dim") or named("hidden_size") // heads
+    compared, values = named("qk_head_dim") or each, named("v_head_dim") or each
+    groups = named("num_key_value_heads") or heads
     return heads * (compared + values) / 2, float(groups * (compared + values))
 
 
