@@ -33,6 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="rounds of the interleaved timings; jump has two fewer")
     parser.add_argument("--skip", choices=("time", "memory"), help="leave one half out; its numbers are null")
+    parser.add_argument("--only", nargs="+", help="of the timings, these readings alone: logit, cached_sweep, 'jump 1' ...")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each timed prompt; all prompts together have 4096")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is steadier where others compute too")
     parser.add_argument("--peak", nargs=2, metavar=("CONTEXT", "POSITIONS"), help=argparse.SUPPRESS)
     choices = parser.parse_args()
@@ -40,7 +42,7 @@ def main() -> None:
     if choices.peak:
         print(json.dumps(weigh_here(*choices.peak)))
         return
-    timings = {} if choices.skip == "time" else time_readings(choices.repeats)
+    timings = {} if choices.skip == "time" else time_readings(choices.repeats, choices.only, choices.tokens)
     peaks = {} if choices.skip == "memory" else weigh_readings()
     print(json.dumps(report(timings, peaks), indent=2))
 
@@ -79,7 +81,7 @@ def build_llama(layers: int, width: int, vocabulary: int) -> LlamaForCausalLM:
         intermediate_size=43 * width // 16,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
-        max_position_embeddings=2 * TOKENS,
+        max_position_embeddings=8 * TOKENS,
         dtype="float32",
     )
     return LlamaForCausalLM(config).eval()
@@ -100,12 +102,13 @@ def jump_floor(depth: int) -> float:
     return round((layers - 1 + last) / layers + (layers - depth) * (depth - 1 + last) / layers, 3)
 
 
-def time_readings(repeats: int) -> dict[str, list[dict[str, float]]]:
+def time_readings(repeats: int, only: list[str] | None, tokens: int) -> dict[str, list[dict[str, float]]]:
     """Each reading between two plain passes, by whose mean it is divided; one list of runs for each reading."""
     model = load_model(build_llama(**TIMED))
-    prompts = draw_prompts(PROMPTS, TIMED["vocabulary"])
+    prompts = torch.tensor(draw_prompts(PROMPTS, TIMED["vocabulary"])).reshape(-1, tokens).tolist()
     lenses: dict[str, Lens] = {"logit": LogitLens(), "cached_sweep": HyperLens(SWEEP, "cached")}
     lenses |= {f"jump {depth}": HyperLens((depth,), "jump") for depth in SWEEP[1:]}
+    lenses = {name: lens for name, lens in lenses.items() if only is None or name in only}
     plain = plain_pass(model.network, prompts)
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in lenses}
     plain()

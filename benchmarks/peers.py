@@ -59,6 +59,7 @@ ROWS = {
     "cached sweep": Row("`cached`, m = 0, 1, 2, 4, 8", "few", "deep"),
     "generate": Row("generation with a logit lens at each step", "one", "speak", "speak"),
     "train": Row("a training step of a tuned lens", "train", "train"),
+    "train bfloat16": Row("a training step of a tuned lens, products in bfloat16", "train", "train"),
 }
 
 

@@ -99,7 +99,7 @@ WAYS = {
     "all": way(lambda model: hl.LogitLens(), "all"),
     "generate": generate,
     "train": train,
-    "train, bfloat16": partial(train, autocast="bfloat16"),
+    "train bfloat16": partial(train, autocast="bfloat16"),
 }
 WAYS |= {f"{context} {depth}": way(deep((depth,), context)) for context in ("jump", "cached") for depth in SWEEP[1:]}
 WAYS |= {f"{context} sweep": way(deep(SWEEP, context)) for context in ("jump", "cached")}

@@ -74,6 +74,6 @@ WAYS = {
     "all": every(project),
     "all, PredictionTrajectory": trajectory,
     "generate": spoken(project),
-    "train": train,
-    "train, without autocast": partial(train, autocast=False),
+    "train": partial(train, autocast=False),
+    "train bfloat16": train,
 }
