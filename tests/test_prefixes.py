@@ -125,7 +125,7 @@ def test_where_two_parts_give_another_output_texts_are_run_whole(family: str, mo
 
 def test_a_prefix_is_no_longer_than_its_memory_allows(llama: Model) -> None:
     job = make_job(llama, limits=Limits(memory_mb=1))
-    least = job.limits.share(4, job.model.layers * job.kept_width)
+    least = job.limits.share(8, job.model.layers * job.kept_width)
     encoded = encode([[7] * (least + 50) + [number] for number in range(20, 26)])
     assert [group.shared for group in group_texts(job, encoded, range(6))] == [least]
 

@@ -96,7 +96,8 @@ class Job:
     def weigh_kept(self, tokens: int) -> int:
         """As how many tokens of a batch the keys and values of so many earlier tokens weigh: those of the layer that runs, and
         in "cached" of the deepest ones."""
-        layers = 1 + (max(self.depths) if self.lens.context == "cached" else 0)
+        deepest = max(self.depths) if self.lens.context == "cached" else 0
+        layers = 1 + (self.model.layers if deepest and self.model.splice.way == "hook" else deepest)
         return math.ceil(tokens * layers * self.kept_width / (TEMPORARIES * self.width))
 
     @property

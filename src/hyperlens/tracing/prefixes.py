@@ -55,7 +55,7 @@ def group_texts(job: Job, encoded: Sequence[Encoded], order: Sequence[int]) -> l
     """All texts in groups, those with the longest texts first; within each they stay in the `order` given."""
     if not may_share(job):
         return [Group(tuple(order))]
-    most = job.limits.share(4, job.model.layers * job.kept_width)
+    most = job.limits.share(8, job.model.layers * job.kept_width)  # two are held while one follows the other
     limits = {number: min(most, *encoded[number].positions) for number in order if not encoded[number].beside}
     found = _divide({number: encoded[number].ids[:limit] for number, limit in limits.items()}, sorted(limits), BRANCHINGS)
     rank = {number: place for place, number in enumerate(order)}

@@ -3,7 +3,7 @@
 One pass of the model gives all states. Their logits exist for a block of rows at a time: the loss is read from them, its
 derivative, softmax(z) − p, written over them, and the model's own read-out differentiated back to the state. The model's own
 p is computed once for the tokens of a block and serves all states. `autocasting` lets the model make its products in bfloat16;
-what is done to its states and logits here stays in float32.
+what is done to its logits here is computed in float32, from logits and to a derivative that lie in bfloat16.
 """
 
 from __future__ import annotations
