@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import hyperlens as hl
+from hyperlens.errors import CertificateError
 from hyperlens.narrowing import FewQueries, Narrow
 from hyperlens.splice import Inputs, Probes, Splice, at_rest
 
@@ -137,6 +138,23 @@ def test_queries_that_are_read_find_what_they_find_among_all(places: Any, mask: 
         found = scaled_dot_product_attention(query, key, value, **given).transpose(1, 2)
     torch.testing.assert_close(read.pick(found), read.pick(whole))
     assert few.calls == 1 and found.isnan().any()
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_what_is_wrongly_left_out_after_the_certificate_is_caught_in_the_run(
+    attention: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = hl.load_model(build_family("llama"))
+    texts = random_ids(3, 12).tolist()
+    hl.trace(model, texts, hl.HyperLens((2,)))
+    if attention:
+        attend = FewQueries._attend
+        monkeypatch.setattr(FewQueries, "_attend", lambda few, query, *more, **named: attend(few, -query, *more, **named))
+    else:
+        modules = (*model.splice.narrow.modules, model.splice.layers[-1].self_attn.v_proj)
+        monkeypatch.setattr(model.splice, "narrow", Narrow(modules))
+    with pytest.raises(CertificateError, match="on the longest text the lens differs"):
+        hl.trace(model, texts, hl.HyperLens((2,)))
 
 
 def test_what_is_wrongly_taken_for_narrow_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hyperlens.certificate import CONTEXTS, compare_jump
+from hyperlens.certificate import CONTEXTS, compare_jump, relative_error
 from hyperlens.errors import InputError
 from hyperlens.models import Model
 from hyperlens.routing import CachedForm, join_probes, route_cached, route_jump, run_recalling
@@ -90,7 +90,8 @@ class Routed:
     """One batch as a lens sees it: what leaves the last layer at the probes, and the model's own logits of the last column.
 
     `pick` gives the residual state of a number at the probes, as the model left it. `prove` gives the relative error of one row
-    of a batch in "jump": of its own state of each depth, routed, against its own output, at the last of its probes.
+    of a batch in "jump": of its own state of each depth, routed, and of what all rows of the last layer give, against its own
+    output, at the last of its probes.
     """
 
     own: Float[Tensor, "probe *width"]
@@ -117,7 +118,7 @@ def route_batch(
     """
     last, deepest = splice.depth, max(depths)
     whole, recall = (deepest > 0 or bool(lens.between)) and lens.context == "jump", None
-    record = {*range(last - (0 if every else min(depths)) + 1), last}
+    record = {*range(last - (0 if every else min(depths)) + 1), last} | ({last - 1} if whole and deepest else set())
     if deepest and not whole:
         done, recall = run_recalling(splice, inputs, record, probes, deepest, form)
     else:
@@ -138,12 +139,15 @@ def route_batch(
         return probes.pick(states[state]) if whole else states[state]
 
     def prove(row: int) -> float:
-        if not whole:
+        if not (whole and deepest):
             return 0.0
         end = int((probes.rows == row).nonzero().max())
         place = Probes(torch.zeros_like(probes.rows[:1]), probes.positions[end : end + 1])
-        mine = {last - m: states[last - m][row : row + 1] for m in depths}
-        return compare_jump(splice, inputs.pick(slice(row, row + 1)), mine, own[end : end + 1], place, depths)
+        text, mine = inputs.pick(slice(row, row + 1)), {last - m: states[last - m][row : row + 1] for m in depths}
+        entering = states[last - 1][row : row + 1]
+        all_rows = splice.run(text, entering, last - 1, record=[last], read=False).states[last]  # nothing is left out
+        error = relative_error(place.pick(all_rows), own[end : end + 1])
+        return max(error, compare_jump(splice, text, mine, own[end : end + 1], place, depths))
 
     own = pick(last)
     return Routed(own, done.logits, ((m, route(m)) for m in depths), pick, prove)

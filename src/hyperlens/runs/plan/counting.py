@@ -113,13 +113,14 @@ def _count_cached(job: Job, frame: Frame, batch: Sequence[Encoded], rows: int, t
 
 
 def count_proof(job: Job, frame: Frame, texts: Sequence[Encoded]) -> Work:
-    """What each shard proves: in `jump`, one state of its longest text at each focal depth."""
+    """What each shard proves: in `jump`, one state of its longest text at each focal depth, and all rows of its last layer."""
     if job.lens.context != "jump" or not max(job.depths):
         return Work()
     longest = max(len(fed_tokens(text)) for text in texts)
     depths = [depth for depth in job.depths if depth]
     routed = (_count_call(frame, 1, longest, frame.layers - depth, read=1) for depth in depths)
-    return sum(routed, _count_read_out(frame, 1 + len(depths), 1 + len(depths)))
+    proved = _count_call(frame, 1, longest, frame.layers - 1) + _count_read_out(frame, 1 + len(depths), 1 + len(depths))
+    return sum(routed, proved)
 
 
 def count_prefix(frame: Frame, shared: int, longest: int, proved: bool) -> Work:
