@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from findings_page import fill_tables, tabulate
 from lenses import shorten
-from overhead import build_llama
+from overhead import build_llama, keep_heap
 from torch import Tensor
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -535,6 +535,7 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     """Time, count and profile, print the JSON, and fill the page."""
     given = read_options()
+    keep_heap()
     torch.set_num_threads(given.threads)
     bench, base = Bench(given.width, given.device, given.dtype), Point(*given.base)
     seconds, rounds = time_rounds(bench, given)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import select
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from findings_page import fill_tables
+from overhead import KEPT_HEAP
 from peers_ways.environments import IMPORTS, PEERS, find_python
 from peers_ways.models import draw_texts, judge_alone, save_model, save_texts, spread_lengths, trained_texts
 from peers_ways.page import make_tables
@@ -65,13 +67,14 @@ ROWS = {
 
 @dataclass
 class Worker:
-    """A peer's process, started when it is first asked, and again after it has died."""
+    """A peer's process, started when it is first asked, and again after it has died; its heap may keep what is freed."""
 
     peer: str
     python: str
     setting: Mapping[str, Any]
     patience: float
     plain: bool = False
+    kept: bool = False
     process: subprocess.Popen[str] | None = field(default=None, init=False)
     about: Answer = field(default_factory=dict, init=False)
 
@@ -79,7 +82,8 @@ class Worker:
         """The answer to a message; what went wrong stands under `failed`."""
         if self.process is None:
             command = [self.python, str(FOLDER / "worker.py"), self.peer]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            heap = os.environ | (KEPT_HEAP if self.kept else {})
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=heap)
             self.about = self.exchange({"do": "load", "plain": self.plain, **self.setting})
         return self.about if "failed" in self.about else self.exchange(message)
 
@@ -221,7 +225,7 @@ def measure_rows(
     names: list[str], folder: Path, pythons: Mapping[str, str], reasons: Mapping[str, str], given: argparse.Namespace
 ) -> tuple[dict[str, Answer], dict[str, Any]]:
     """All rows by turns, and the versions of the peers that answered."""
-    workers = start_workers(folder, pythons, given)
+    workers = {peer: replace(worker, kept=True) for peer, worker in start_workers(folder, pythons, given).items()}
     labels = {name: find_ways(name, workers, reasons) for name in names}
     rounds: dict[str, list[dict[str, Answer]]] = {name: [] for name in names}
     for number in range(given.repeats + 1):

@@ -131,8 +131,19 @@ def test_no_block_of_streamed_logits_is_larger_than_it_may_be(monkeypatch: pytes
         return product(rows, block, out=out)
 
     monkeypatch.setattr(torch, "mm", note)
-    stream_probabilities(torch.randn(600, 4), torch.randn(3000, 4), None, torch.zeros(600, dtype=torch.long))
-    assert shapes == [(rows, columns) for rows in (512, 88) for columns in (1024, 1024, 952)]
+    stream_probabilities(torch.randn(2100, 4), torch.randn(1300, 4), None, torch.zeros(2100, dtype=torch.long))
+    assert shapes == [(rows, columns) for rows in (2048, 52) for columns in (512, 512, 276)]
+
+
+def test_streamed_probabilities_stand_where_other_logits_are_far_above() -> None:
+    """Where Σ exp(z − z(y)) overflows, and where it is all but one; also beside a token that is forbidden."""
+    given, weight = torch.tensor([[300.0], [-300.0], [1e-3]]), torch.arange(700.0)[:, None] / 700
+    for bias in (None, torch.full((700,), 0.0).index_fill(0, torch.tensor([7]), float("-inf"))):
+        for token in (0, 350, 699):
+            reference = torch.full((3,), token)
+            found = stream_probabilities(given, weight, bias, reference)
+            logits = given.double() @ weight.double().T + (0.0 if bias is None else bias.double())
+            torch.testing.assert_close(found.double(), logits.log_softmax(-1)[:, token], rtol=1e-5, atol=1e-5)
 
 
 def test_streamed_probabilities_of_sixteen_bit_are_summed_in_float32() -> None:

@@ -348,9 +348,10 @@ def compare_jump(
     depths: Collection[int],
 ) -> float:
     """The same with the states of a pass that was made: those at which the depths begin, and what left the last layer."""
-    expected, last = splice.head(own), splice.depth
-    routed = (route_jump(splice, inputs, states[last - m][None], last - m, probes)[0] for m in depths if m)
-    return max((relative_error(splice.head(found), expected) for found in routed), default=0.0)
+    last = splice.depth
+    routed = [route_jump(splice, inputs, states[last - m][None], last - m, probes)[0] for m in depths if m]
+    expected, *found = splice.head(torch.cat([own, *routed])).split(len(own))
+    return max((relative_error(logits, expected) for logits in found), default=0.0)
 
 
 def pad_texts(texts: list[Tensor], side: str, filler: int) -> tuple[Inputs, list[int]]:

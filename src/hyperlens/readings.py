@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 _FROM_OUTPUT = {"kl_to_output", "js_to_output"}
 FROM_SUM = {"probability", "log_probability"}
 """Readings for which the reference's own logit and the sum over all are enough."""
-BLOCK, LARGE_BLOCK = (512, 1024), (4096, 8192)
+BLOCK, LARGE_BLOCK = (2048, 512), (4096, 8192)
 """Rows and columns of a block of logits that stays near a processor while it is summed up, and of one for an accelerator."""
 
 
@@ -85,28 +85,42 @@ def stream_probabilities(
 ) -> Float[Tensor, "row"]:
     """ln p(y) of each row as a matrix product gives it, by blocks of rows and vocabulary: no row's logits are ever whole.
 
-    All blocks pass through the same memory, since glibc's heap does not give holes of their size back. Not differentiable.
+    It is −ln Σ exp(z − z(y)), with no search for the largest logit, which only matters where the sum overflows: there it is
+    found, and taken away instead. Not differentiable.
     """
-    (most, columns), parts = _choose_block(given), []
-    products, sums = given.new_empty(most, columns), given.new_empty(most, columns, dtype=_widest(given))
-    for rows, wanted in zip(given.split(most), reference.split(most), strict=True):
-        totals = []
-        for first in range(0, len(weight), columns):
-            block = weight[first : first + columns]
-            found = torch.mm(rows, block.T, out=products.flatten()[: len(rows) * len(block)].view(len(rows), len(block)))
-            if bias is not None:
-                found += bias[first : first + columns]
-            totals.append(_sum_in_place(sums.flatten()[: found.numel()].view_as(found).copy_(found)))
+    parts = []
+    for rows, wanted in zip(given.split(most := _choose_block(given)[0]), reference.split(most), strict=True):
         chosen = (rows[:, None] @ weight[wanted][:, :, None])[:, 0, 0]
-        chosen = chosen if bias is None else chosen + bias[wanted]
-        parts.append(_wide(chosen) - torch.stack(totals, -1).logsumexp(-1))
+        chosen = _wide(chosen if bias is None else chosen + bias[wanted])
+        found = -_sum_above(rows, weight, bias, chosen)
+        if len(far := found.isneginf().nonzero().squeeze(1)):
+            blocks = _stream_blocks(rows[far], weight, bias)
+            top = torch.stack([block.amax(-1) for block in blocks]).amax(0)
+            found[far] = chosen[far] - top - _sum_above(rows[far], weight, bias, top)
+        parts.append(found)
     return torch.cat(parts)
 
 
-def _sum_in_place(logits: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
-    """ln Σ exp z of each row; what stood in `logits` is gone then."""
-    top = logits.amax(-1).clamp_min(torch.finfo(logits.dtype).min)
-    return logits.sub_(top[:, None]).exp_().sum(-1).log() + top
+def _sum_above(rows: Tensor, weight: Tensor, bias: Tensor | None, level: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
+    """ln Σ exp(z − level) of each row; infinite where that overflows."""
+    sums = [block.sub_(level[:, None]).exp_().sum(-1) for block in _stream_blocks(rows, weight, bias)]
+    return torch.stack(sums).sum(0).log()
+
+
+def _stream_blocks(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[Float[Tensor, "row column"]]:
+    """The logits by blocks of the vocabulary, to be spent before the next one comes: all of them pass through the same memory,
+    since glibc's heap does not give holes of their size back."""
+    columns = _choose_block(rows)[1]
+    products, wide = rows.new_empty(len(rows) * columns), None
+    for first in range(0, len(weight), columns):
+        block = weight[first : first + columns]
+        found = torch.mm(rows, block.T, out=products[: len(rows) * len(block)].view(len(rows), len(block)))
+        if bias is not None:
+            found += bias[first : first + columns]
+        if found.dtype != _widest(found):
+            wide = torch.empty_like(products, dtype=_widest(found)) if wide is None else wide
+            found = wide[: found.numel()].view_as(found).copy_(found)
+        yield found
 
 
 def _choose_block(values: Tensor) -> tuple[int, int]:

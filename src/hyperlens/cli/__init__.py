@@ -13,12 +13,14 @@ import typer
 from hyperlens.cli import anomalies, comparing, finetuning, lenses, monitoring, reading, serving, studies, training, viewing  # noqa: F401  # each adds its commands
 from hyperlens.cli.app import Interrupted, app
 from hyperlens.errors import LOAD_ADVICE, HyperLensError, HyperLensWarning, is_memory_error
+from hyperlens.heap import keep_blocks
 
 INTERRUPTED = 130
 
 
 def main() -> None:
     """Run a command; what a user can cause ends in one sentence and exit status 2."""
+    keep_blocks()
     for talker in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # transformers imports them; each has something to say
         logging.getLogger(talker).setLevel(logging.ERROR)
     warnings.showwarning = _show_warning

@@ -167,7 +167,8 @@ def _jump(
         inside = Probes(probes.rows[mine] - first, probes.positions[mine])
         routed = []
         for low in range(0, count, each):
-            stack = torch.stack([lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))])
+            entering = [lens.prepare(state, states[state][part]) for state in range(low, min(low + each, count))]
+            stack = torch.stack(entering) if len(entering) > 1 else entering[0][None]
             stack = pass_between(lens, splice, inputs.pick(part), stack, low, count)
             routed.append(route_stack(splice, inputs.pick(part), stack, count, inside))
         parts.append((mine, torch.cat(routed)))

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from hyperlens.certificate import Certificate, certify
 from hyperlens.errors import ModelError
+from hyperlens.heap import give_back
 from hyperlens.models.adapters import name_adapters, set_aside, unwrap
 from hyperlens.models.fingerprint import fingerprint_model
 from hyperlens.models.loading import load_network
@@ -113,6 +114,7 @@ def _prepare(network: PreTrainedModel, reader: PreTrainedTokenizerBase | Process
     processor = reader if isinstance(reader, ProcessorMixin) else None
     tokenizer: Any = reader if processor is None else getattr(processor, "tokenizer", None)
     certificate = certify(splice)
+    give_back()
     if not certificate.certified:
         certificate = replace(certificate, reason=f"{certificate.reason}{explain_outliers(network)}")
     return Model(network, tokenizer, name, splice, certificate, fingerprint, processor)

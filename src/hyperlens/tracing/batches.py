@@ -23,8 +23,9 @@ from hyperlens.tracing.limits import Limits
 
 ENOUGH = 512
 """Tokens with which a call is worth its weights: more texts only join them for little padding."""
-NEAR = 2048
-"""Tokens of a call on a processor: of more, what one step of a layer makes is no longer in its caches for the next."""
+NEAR = 2**24
+"""Bytes of the widest that a layer makes of a call's tokens on a processor, taken to be four states: larger blocks leave its
+caches, and go back to the system to come again as new pages."""
 PADDING = 1 / 8
 """Of a batch with enough tokens, the most that may be padding."""
 
@@ -82,16 +83,22 @@ class Job:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a batch, so that the recorded states of all of them fit; on a processor, what stays `NEAR`."""
+        """Tokens of a batch, so that the recorded states of all of them fit."""
         whole = max(self.depths) or self.lens.between or self.gauges
         states = self.model.layers - (0 if self.gauges else min(self.depths)) + 3 if whole else 1
-        near = NEAR if self.model.splice.device.type == "cpu" else self.limits.batch_tokens
-        return min(self.limits.batch_tokens, near, self.limits.share(2, states * self.width))
+        return min(self.near_tokens, self.limits.share(2, states * self.width))
 
     @property
     def stack_tokens(self) -> int:
-        """Tokens that go through the deepest layers at once."""
-        return self.limits.share(4, TEMPORARIES * self.width)
+        """Tokens that go through the deepest layers at once: twice as many where most of them are but keys of the last one."""
+        halves = 2 if max(self.depths) == 1 and not self.lens.between else 1
+        return min(self.near_tokens, self.limits.share(4, TEMPORARIES * self.width // halves))
+
+    @property
+    def near_tokens(self) -> int:
+        """Tokens of any call: on a processor not more than stay near it."""
+        near = max(ENOUGH, NEAR // (4 * self.width)) if self.model.splice.device.type == "cpu" else self.limits.batch_tokens
+        return min(self.limits.batch_tokens, near)
 
     def weigh_kept(self, tokens: int) -> int:
         """As how many tokens of a batch the keys and values of so many earlier tokens weigh: those of the layer that runs, and

@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperlens.certificate import check_jump, error_bound, relative_error
 from hyperlens.encoding import Encoded
 from hyperlens.errors import CertificateError, HyperLensError, InputError, ModelError, first_sentence, is_memory_error
-from hyperlens.lenses.lens import route_batch
+from hyperlens.lenses.lens import Routed, route_batch
 from hyperlens.models import Model
 from hyperlens.readings import all_finite, needs_output, read_logits, stream_probabilities
 from hyperlens.splice import Inputs, Prefix, Probes
@@ -92,8 +92,8 @@ def prove_image(job: Job, inputs: Inputs, probes: Probes, number: int) -> tuple[
     with its image, ModelError where its logits are not finite.
     """
     splice, depths = job.model.splice, sorted({0, *job.depths})
-    last = len(probes.rows) - 1
-    spread = torch.linspace(0, last, min(last + 1, job.logit_rows)).round().long().to(probes.rows.device)
+    last, most = len(probes.rows) - 1, max(1, job.logit_rows // (1 + len(depths)))
+    spread = torch.linspace(0, last, min(last + 1, most)).round().long().to(probes.rows.device)
     probes = Probes(probes.rows[spread], probes.positions[spread])
     with explain_images(job.model):
         plain = splice.own_logits(inputs, probes.positions.tolist())[0]
@@ -129,10 +129,8 @@ def _read_batch(
     routed = route_batch(job.lens, splice, inputs, probes, job.depths, job.stack_tokens, form, bool(job.gauges))
     following = torch.tensor([token for text in texts for token in text.following()], device=splice.device)
     options = [list(text.option_ids) for text in texts for _ in text.positions]
-    owned = _read_own(job, routed.own, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)
-    ends = (probes.positions == inputs.ids.shape[1] - 1).nonzero().squeeze(1)
-    own_ends = torch.cat([splice.head(routed.own[part]) for part in ends.split(job.logit_rows)])
-    error = max(seen, _check_error(job, relative_error(own_ends, routed.logits[probes.rows[ends]]), "a batch"))
+    owned = _read_own(job, routed, probes, following, torch.tensor(options, device=splice.device).long(), inputs, numbers)
+    error = max(seen, _check_error(job, owned.error, "a batch"))
     if longest in numbers:
         error = max(error, _check_error(job, routed.prove(numbers.index(longest)), LONGEST))
     layers = job.model.layers
@@ -159,8 +157,10 @@ def _read_batch(
 @dataclass
 class _Own:
     """The model's own reading at each probe: its top token, the reference, what each state is compared with, and `best_ids`,
-    its top token among the answer options (of all tokens where there are none)."""
+    its top token among the answer options (of all tokens where there are none). `error` is how far its logits are from those
+    that the pass gave, in the last column."""
 
+    error: float
     readings: dict[str, Tensor]
     output: Int[Tensor, "probe"]
     output_probability: Float[Tensor, "probe"]
@@ -171,13 +171,18 @@ class _Own:
     following: Int[Tensor, "probe"]
 
 
-def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]) -> _Own:
+def _read_own(
+    job: Job, routed: Routed, probes: Probes, following: Tensor, options: Tensor, inputs: Inputs, numbers: Sequence[int]
+) -> _Own:
     """Read the state that left the last layer. Raises ModelError where its logits are not finite."""
-    parts = []
-    for chosen in torch.arange(len(own), device=own.device).split(job.logit_rows):
-        logits = job.model.splice.head(own[chosen])
+    parts, error, ends = [], 0.0, probes.positions == inputs.ids.shape[1] - 1
+    for chosen in torch.arange(len(routed.own), device=routed.own.device).split(job.logit_rows):
+        logits = job.model.splice.head(routed.own[chosen])
         if not all_finite(logits):
             _refuse_infinite(job, inputs, numbers)
+        if len(compared := ends[chosen].nonzero().squeeze(1)):
+            found = logits if len(compared) == len(logits) else logits[compared]
+            error = max(error, relative_error(found, routed.logits[probes.rows[chosen[compared]]]))
         output = logits.argmax(-1)
         top = read_logits(logits, output, ("probability",))["probability"]
         among = options[chosen] if options.numel() else None
@@ -191,7 +196,7 @@ def _read_own(job: Job, own: Tensor, following: Tensor, options: Tensor, inputs:
         parts.append((readings, output, top, reference, ids, best))
     readings = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     output, certainty, reference, ids, best = (torch.cat([part[number] for part in parts]) for number in range(1, 6))
-    return _Own(readings, output, certainty, reference, ids, best, options, following)
+    return _Own(error, readings, output, certainty, reference, ids, best, options, following)
 
 
 def _reference(job: Job, logits: Tensor, following: Tensor, among: Tensor | None) -> Tensor:

@@ -20,9 +20,7 @@ def count_batch(job: Job, frame: Frame, batch: Sequence[Encoded], before: int = 
     rows, longest = len(batch), max(lengths)
     ends, total = lengths.count(longest), sum(probes)
     work = _count_call(frame, rows, longest - before, keys=longest, read=total + rows - ends) + _count_read_out(frame, rows, 0)
-    work += _count_read_out(frame, total, -(-total // job.logit_rows)) + _count_read_out(
-        frame, ends, -(-ends // job.logit_rows)
-    )
+    work += _count_read_out(frame, total, -(-total // job.logit_rows))
     for depth in job.depths:
         states = frame.layers - depth
         routed, whole = bool(depth and job.lens.context == "cached"), bool(depth or job.lens.between)
@@ -119,7 +117,7 @@ def count_proof(job: Job, frame: Frame, texts: Sequence[Encoded]) -> Work:
     longest = max(len(fed_tokens(text)) for text in texts)
     depths = [depth for depth in job.depths if depth]
     routed = (_count_call(frame, 1, longest, frame.layers - depth, read=1) for depth in depths)
-    proved = _count_call(frame, 1, longest, frame.layers - 1) + _count_read_out(frame, 1 + len(depths), 1 + len(depths))
+    proved = _count_call(frame, 1, longest, frame.layers - 1) + _count_read_out(frame, 1 + len(depths), 1)
     return sum(routed, proved)
 
 
