@@ -361,8 +361,13 @@ def profile_once(bench: Bench, way: str, point: Point) -> dict[str, float]:
 
 
 def find_room(name: str, shapes: Sequence[Any], vocabulary: int) -> str:
-    """Where an operation belongs, by its name and by whether what it is given is as wide as the vocabulary."""
-    wide, name = any(vocabulary in shape for shape in shapes if isinstance(shape, list)), name.removeprefix("aten::")
+    """Where an operation belongs, by its name and by whether what it is given is as wide as the vocabulary.
+
+    Where the vocabulary goes by blocks, products are written into memory that is there, and what is summed has two axes.
+    """
+    name, tensors = name.removeprefix("aten::"), [shape for shape in shapes if isinstance(shape, list) and shape]
+    blocks = (name == "mm" and len(tensors) == 3) or name in ("sub_", "exp_") or (name == "sum" and len(tensors[0]) == 2)
+    wide = blocks or any(vocabulary in shape for shape in tensors)
     if "scaled_dot_product" in name:
         return ATTENTION
     if name in ("mm", "addmm", "bmm"):

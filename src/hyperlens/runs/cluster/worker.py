@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hyperlens.errors import ArtefactError, HyperLensError, HyperLensWarning, ModelError, first_sentence
+from hyperlens.heap import keep_blocks
 from hyperlens.runs.spec import Study
 from hyperlens.runs.store import MANIFEST, Shard, Store
 
@@ -51,6 +52,7 @@ class Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else all would be put on the same GPU
         with suppress(OSError):  # another node may not have it; then relative paths are not found, and said so
             os.chdir(home)
+        keep_blocks()
         import torch
 
         torch.set_num_threads(min(threads, len(list_cores())))
