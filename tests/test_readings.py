@@ -146,6 +146,14 @@ def test_streamed_probabilities_stand_where_other_logits_are_far_above() -> None
             torch.testing.assert_close(found.double(), logits.log_softmax(-1)[:, token], rtol=1e-5, atol=1e-5)
 
 
+def test_no_streamed_probability_is_above_one_by_rounding() -> None:
+    """Of large logits, a token's own and the one among the others may be rounded apart."""
+    weight, tokens = torch.randn(8000, 512) * 0.3, torch.randint(8000, (512,))
+    given = torch.randn(512, 512) + 1.5 * weight[tokens]
+    found = stream_probabilities(given, weight, None, torch.nn.functional.linear(given, weight).argmax(-1))
+    assert found.max() <= 1e-6 and found.exp().max() > 0.99
+
+
 def test_streamed_probabilities_of_sixteen_bit_are_summed_in_float32() -> None:
     given, weight = torch.randn(9, 64).bfloat16(), torch.randn(4000, 64).bfloat16() / 4
     reference = torch.randint(4000, (9,))

@@ -85,26 +85,33 @@ def stream_probabilities(
 ) -> Float[Tensor, "row"]:
     """ln p(y) of each row as a matrix product gives it, by blocks of rows and vocabulary: no row's logits are ever whole.
 
-    It is −ln Σ exp(z − z(y)), with no search for the largest logit, which only matters where the sum overflows: there it is
-    found, and taken away instead. Not differentiable.
+    What is taken away before the exponentials is the token's own logit, so that no block is searched for the largest one, which
+    only matters where the sum overflows: there it is found, and taken away instead. Not differentiable.
     """
     parts = []
     for rows, wanted in zip(given.split(most := _choose_block(given)[0]), reference.split(most), strict=True):
-        chosen = (rows[:, None] @ weight[wanted][:, :, None])[:, 0, 0]
-        chosen = _wide(chosen if bias is None else chosen + bias[wanted])
-        found = -_sum_above(rows, weight, bias, chosen)
+        own = (rows[:, None] @ weight[wanted][:, :, None])[:, 0, 0]
+        found = _read_blocks(rows, weight, bias, wanted, _wide(own if bias is None else own + bias[wanted]))
         if len(far := found.isneginf().nonzero().squeeze(1)):
-            blocks = _stream_blocks(rows[far], weight, bias)
-            top = torch.stack([block.amax(-1) for block in blocks]).amax(0)
-            found[far] = chosen[far] - top - _sum_above(rows[far], weight, bias, top)
+            top = torch.stack([block.amax(-1) for block in _stream_blocks(rows[far], weight, bias)]).amax(0)
+            found[far] = _read_blocks(rows[far], weight, bias, wanted[far], top)
         parts.append(found)
     return torch.cat(parts)
 
 
-def _sum_above(rows: Tensor, weight: Tensor, bias: Tensor | None, level: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
-    """ln Σ exp(z − level) of each row; infinite where that overflows."""
-    sums = [block.sub_(level[:, None]).exp_().sum(-1) for block in _stream_blocks(rows, weight, bias)]
-    return torch.stack(sums).sum(0).log()
+def _read_blocks(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, wanted: Int[Tensor, "row"], level: Float[Tensor, "row"]
+) -> Float[Tensor, "row"]:
+    """z(y) − level − ln Σ exp(z − level) of each row, −∞ where the sum overflows. z(y) is one of those that are summed up: another
+    product of the same numbers may be rounded otherwise, and p(y) be more than 1."""
+    sums, own, first = [], torch.zeros_like(level), 0
+    for block in _stream_blocks(rows, weight, bias):
+        above, place = block.sub_(level[:, None]), wanted - first
+        inside = (place >= 0) & (place < block.shape[1])
+        own = torch.where(inside, above.gather(1, place.clamp(0, block.shape[1] - 1)[:, None]).squeeze(1), own)
+        sums.append(above.exp_().sum(-1))
+        first += block.shape[1]
+    return own - torch.stack(sums).sum(0).log()
 
 
 def _stream_blocks(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[Float[Tensor, "row column"]]:
