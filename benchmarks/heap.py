@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from overhead import KEPT_HEAP, PROMPTS, TIMED, TOKENS, build_llama, plain_pass, seconds
+from overhead import KEPT_HEAP, PROMPTS, TIMED, TOKENS, build_llama, plain_pass, seconds, usual_heap
 
 HEAPS = {"by itself": {}, "keeps": KEPT_HEAP, "gives back": {"MALLOC_MMAP_THRESHOLD_": str(2**20)}}
 TEXTS = (1, 2, 4, 8, 16)
@@ -33,11 +32,10 @@ def main() -> None:
     if given.here:
         print(json.dumps(measure_calls(given.repeats)))
         return
-    usual = {name: value for name, value in os.environ.items() if name not in KEPT_HEAP}
     command = [sys.executable, __file__, "--here", "--repeats", str(given.repeats), "--threads", str(given.threads)]
     found = {}
     for name, heap in HEAPS.items():
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=usual | heap)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=usual_heap() | heap)
         found[name] = json.loads(done.stdout)
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     print(json.dumps(found, indent=2))

@@ -42,15 +42,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="of the timings, these readings alone: logit, cached_sweep, 'jump 1' ...")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each timed prompt; all prompts together have 4096")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is steadier where others compute too")
-    parser.add_argument("--usual-heap", action="store_true", help="time with what the system's heap does by itself")
     parser.add_argument("--peak", nargs=2, metavar=("CONTEXT", "POSITIONS"), help=argparse.SUPPRESS)
     choices = parser.parse_args()
     torch.set_num_threads(choices.threads)
     if choices.peak:
         print(json.dumps(weigh_here(*choices.peak)))
         return
-    if not choices.usual_heap:
-        keep_heap()
+    keep_heap()
     timings = {} if choices.skip == "time" else time_readings(choices.repeats, choices.only, choices.tokens)
     peaks = {} if choices.skip == "memory" else weigh_readings()
     print(json.dumps(report(timings, peaks), indent=2))
@@ -60,6 +58,11 @@ def keep_heap() -> None:
     """Begin this script again with a heap that keeps what is freed, unless it has one."""
     if not KEPT_HEAP.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEPT_HEAP)
+
+
+def usual_heap() -> dict[str, str]:
+    """An environment in which the heap does what it does by itself."""
+    return {name: value for name, value in os.environ.items() if name not in KEPT_HEAP}
 
 
 def report(timings: dict[str, list[dict[str, float]]], peaks: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -202,8 +205,7 @@ def weigh_readings() -> dict[str, dict[str, float]]:
 def weigh_apart(context: str, positions: str) -> dict[str, float]:
     """What `weigh_here` gives in a process of its own."""
     command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak", context, positions]
-    usual = {name: value for name, value in os.environ.items() if name not in KEPT_HEAP}
-    peak = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=usual).stdout)
+    peak = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=usual_heap()).stdout)
     tell(f"{context} {positions}: {peak}")
     return peak
 

@@ -1,7 +1,7 @@
 """What the C library keeps of the memory that a process has freed; glibc alone is asked, others do without.
 
 Blocks above glibc's threshold, 128 KiB at first, are given back to the system when they are freed, and each page of the next
-one is fetched and cleared anew. A pass that does so for every activation takes up to half as long again.
+one is fetched and cleared anew: docs/cost.md has what that costs a pass.
 """
 
 from __future__ import annotations

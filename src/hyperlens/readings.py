@@ -102,8 +102,10 @@ def stream_probabilities(
 def _read_blocks(
     rows: Tensor, weight: Tensor, bias: Tensor | None, wanted: Int[Tensor, "row"], level: Float[Tensor, "row"]
 ) -> Float[Tensor, "row"]:
-    """z(y) − level − ln Σ exp(z − level) of each row, −∞ where the sum overflows. z(y) is one of those that are summed up: another
-    product of the same numbers may be rounded otherwise, and p(y) be more than 1."""
+    """z(y) − level − ln Σ exp(z − level) of each row, −∞ where the sum overflows.
+
+    z(y) is the one that is summed up: another product of the same numbers may be rounded otherwise, and p(y) be above 1.
+    """
     sums, own, first = [], torch.zeros_like(level), 0
     for block in _stream_blocks(rows, weight, bias):
         above, place = block.sub_(level[:, None]), wanted - first
