@@ -3,9 +3,10 @@
     python benchmarks/switches.py [--repeats 3] [--threads 2] [--texts 16] [--only NAMES]
 
 The Llama of overhead.py, texts of 256 tokens. *narrow*: the last layer at the rows that are read alone; *attention*: of that,
-its attention. *streamed*: logits summed up while they come. *shared*: what the texts begin with run once. Each reading runs
-with all savings and with each one switched off, by turns; a ratio is the time without by the time with, of the same round:
-the median over rounds with the least and the largest, and the time with all in plain passes over all texts. Prints JSON.
+its attention. *short*: one token of each text behind the last layer. *streamed*: logits summed up while they come. *shared*:
+what the texts begin with run once. Each reading runs with all savings and with each one switched off, by turns; a ratio is the
+time without by the time with, of the same round: the median over rounds with the least and the largest, and the time with all
+in plain passes over all texts. All with a heap that keeps what is freed. Prints JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from overhead import TIMED, build_llama, draw_prompts, plain_pass, seconds, tell
+from overhead import TIMED, build_llama, draw_prompts, keep_heap, plain_pass, seconds, tell
 
 import hyperlens as hl
 from hyperlens.narrowing import Narrow
@@ -30,6 +31,7 @@ SWITCHES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "all": lambda splice: {},
     "narrow": lambda splice: {"narrow": Narrow()},
     "attention": lambda splice: {"narrow": Narrow(splice.narrow.modules)},
+    "short": lambda splice: {"short_end": False},
     "streamed": lambda splice: {"end_proved": False},
     "shared": lambda splice: {"prefix_proved": False},
 }
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--only", nargs="+", help="the readings to measure, by name")
     given = parser.parse_args()
+    keep_heap()
     torch.set_num_threads(given.threads)
     network = build_llama(**TIMED)
     model, texts, found = hl.load_model(network), draw_prompts(given.texts, TIMED["vocabulary"]), {}

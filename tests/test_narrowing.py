@@ -82,6 +82,31 @@ def test_logits_of_the_last_column_stand_whatever_is_read() -> None:
         torch.testing.assert_close(found, network(input_ids=ids).logits[:, -1])
 
 
+def test_one_token_goes_behind_the_last_layer_where_nothing_is_read() -> None:
+    network: Any = build_family("llama")
+    splice, passed = hl.load_model(network).splice, []
+    hook = network.model.norm.register_forward_hook(lambda module, args, output: passed.append(tuple(args[0].shape[:2])))
+    last_states(splice, network)
+    with at_rest(network):
+        splice.run(Inputs(random_ids(2, 12)), probes=probes(), record=[0])
+    hook.remove()
+    assert passed == [(2, 1), (2, 12)]
+
+
+def test_an_end_that_takes_no_fewer_tokens_gets_all() -> None:
+    network: Any = build_family("llama")
+    given: list[int] = []
+
+    def check(module: nn.Module, args: tuple[Tensor]) -> None:
+        assert args[0].shape[1] == given[-1], "fewer tokens than came in"
+
+    network.model.embed_tokens.register_forward_pre_hook(lambda module, args: given.append(args[0].shape[1]))
+    network.model.norm.register_forward_pre_hook(check)
+    model = hl.load_model(network)
+    assert not model.splice.short_end and model.certificate.certified
+    last_states(model.splice, network)
+
+
 class Mixing(nn.Module):
     """A feed-forward block in which each token also takes part of another one's."""
 

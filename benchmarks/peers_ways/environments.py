@@ -21,7 +21,7 @@ TITLES = {"hyperlens": "HyperLens", "plain": "plain loop", "naive": "naive Hyper
 TITLES |= {"nnsight": "nnsight", "nnterp": "nnterp", "tuned_lens": "tuned-lens"}
 IMPORTS = {
     "hyperlens": ("import hyperlens", "from hyperlens import load_model, trace"),
-    "plain": ("from transformers import AutoModelForCausalLM",),
+    "plain": ("from transformers import AutoModelForCausalLM", "from transformers import LlamaForCausalLM"),
     "transformer_lens": ("from transformer_lens.model_bridge import TransformerBridge",),
     "nnsight": ("from nnsight import TransformersModel",),
     "nnterp": ("from nnterp import StandardizedTransformer",),

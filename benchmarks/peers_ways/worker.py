@@ -66,7 +66,8 @@ class Host:
         return {"seconds": taken, "values": spread(found) if values and found is not None else None}
 
     def do_peak(self, row: str, texts: str) -> dict[str, Any]:
-        """Memory of this process at its highest while one way runs, the package and the model with it."""
+        """Memory of this process at its highest while one way runs, the package and the model with it. What lies in files that
+        are mapped is left out: how much of it is resident is not what a way needs."""
         ways = import_module("with_plain").WAYS if row == "forward" else self.peer.WAYS
         run = ways[row](self.loaded, self.setting.texts(texts), self.setting)
         gc.collect()
@@ -76,7 +77,7 @@ class Host:
             return {"mb": torch.cuda.max_memory_allocated() / 2**20}
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak, VmHWM, back to what is resident now
         run()
-        return {"mb": resident_mb("VmHWM")}
+        return {"mb": resident_mb("VmHWM") - resident_mb("RssFile")}
 
     def do_check(self, texts: dict[str, Any], chosen: list[int], side: str | None) -> dict[str, Any]:
         """The probability that the last read-out of each text gives its chosen token; of one batch where a side is given."""

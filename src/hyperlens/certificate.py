@@ -113,10 +113,11 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def certify(splice: Splice) -> Certificate:
     """Prove `splice` in both contexts, in each by the cheapest way that holds; leaves `splice.way` at the one of `jump`, and in
-    `narrow`, `end_proved` and `prefix_proved` of the splice what it was proved with."""
+    `narrow`, `short_end`, `end_proved` and `prefix_proved` of the splice what it was proved with."""
     prover, reason = _Prover(splice), None
     with splice.lock, at_rest(splice.model):
         narrow = prover.find_narrow()
+        splice.short_end = prover.attempt(prover.try_short_end, "short end") is None
         for way, splice.narrow in product(WAYS, narrow.weaker):
             splice.way = way
             if (reason := prover.attempt(prover.prove_jump, "jump")) is None:
@@ -168,6 +169,11 @@ class _Prover:
         found: list[Narrow] = []
         self.attempt(lambda: found.append(self.splice.find_narrow(self.texts[:, :NARROW_TOKENS])), "narrow")
         return found[0] if found else Narrow()
+
+    def try_short_end(self) -> None:
+        """Whether what comes behind the last layer runs where it hands on fewer tokens than came in; nothing of it is read."""
+        self.splice.short_end = True
+        self.splice.run(Inputs(self.texts), record=[self.splice.depth], read=False)
 
     def prove_end(self) -> None:
         """Whether logits may be summed up while they come: leaves `splice.end_proved`."""

@@ -98,8 +98,9 @@ class Splice:
     State `l` of `depth` + 1 is what enters the layer that runs as number `l` + 1; state `depth` is what leaves the last one.
     Outside, every state is `[row, token, *width]`, whatever the order of its axes inside the model. `way` says how a slice is
     run: "bypass" skips the layers outside it, "hook" runs them all and overwrites the state where the slice begins. `narrow`
-    says what of the last layer only rows which are read need to pass; `end_proved` says that the logits
-    are what the unembedding gives, and nothing else is done to them; `prefix_proved` that a text may be run in two parts.
+    says what of the last layer only rows which are read need to pass; `short_end` that what comes behind it takes fewer tokens,
+    so that one will do where nothing is read; `end_proved` that the logits are what the unembedding gives, and nothing else is
+    done to them; `prefix_proved` that a text may be run in two parts.
     Raises ModelError where the model has no such layers.
     """
 
@@ -113,7 +114,7 @@ class Splice:
         self.depth = len(self.anatomy.order)
         self.way: Way = "bypass"
         self.narrow = Narrow()
-        self.end_proved = self.prefix_proved = False
+        self.short_end = self.end_proved = self.prefix_proved = False
         self.filler = plain_token(self.config)  # for places whose token does not matter
         self.parameters = call_parameters(model)
 
@@ -198,7 +199,8 @@ class Splice:
         masks = memory.masks if memory is not None else {}
         shape = (len(inputs.ids), inputs.ids.shape[1])
         last = self._narrowed(shape, probes if ends is None else ends, read)
-        visit = Visit(self.anatomy, shape, start, states, skipped, set(record), probes, masks, self.device, last)
+        short = self.short_end and not read
+        visit = Visit(self.anatomy, shape, start, states, skipped, set(record), probes, masks, self.device, last, short)
         if states is not None and inputs.blind:
             inputs = replace(
                 inputs, beside={name: part for name, part in inputs.beside.items() if not part.is_floating_point()}

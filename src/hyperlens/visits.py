@@ -44,7 +44,7 @@ class Probes:
 class Visit:
     """What one call of the model does to its layers, and the states that it recorded, all brought to the device `home`.
 
-    The last layer runs inside `around_last`.
+    The last layer runs inside `around_last`; where the visit is `short`, it hands one token of each row on.
     """
 
     anatomy: Anatomy
@@ -57,6 +57,7 @@ class Visit:
     masks: Mapping[int, Tensor]
     home: torch.device
     around_last: AbstractContextManager[None] = field(default_factory=nullcontext)
+    short: bool = False
     recorded: dict[int, Tensor] = field(default_factory=dict)
     passed: int = 0
     thread: int = field(default_factory=threading.get_ident)
@@ -104,6 +105,8 @@ class Visit:
         given = returned_state(output)
         state = self._enter(depth, given)
         self._keep(depth, state)
+        if self.short:
+            state = state.narrow(self.anatomy.axes[1], 0, 1)
         return output if state is given else _with_state(output, state)
 
     def _bypassed(self, number: int, hidden: Tensor) -> Any:
