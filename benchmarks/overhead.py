@@ -39,7 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="rounds of the interleaved timings; jump has two fewer")
     parser.add_argument("--skip", choices=("time", "memory"), help="leave one half out; its numbers are null")
-    parser.add_argument("--only", nargs="+", help="of the timings, these readings alone: logit, cached_sweep, 'jump 1' ...")
+    parser.add_argument("--only", nargs="+", help="these alone: logit, cached_sweep, 'jump 1'; of peaks logit, cached, jump")
+    parser.add_argument("--weighings", type=int, default=1, help="processes for each peak, of which the median counts")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each timed prompt; all prompts together have 4096")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is steadier where others compute too")
     parser.add_argument("--peak", nargs=2, metavar=("CONTEXT", "POSITIONS"), help=argparse.SUPPRESS)
@@ -50,7 +51,7 @@ def main() -> None:
         return
     keep_heap()
     timings = {} if choices.skip == "time" else time_readings(choices.repeats, choices.only, choices.tokens)
-    peaks = {} if choices.skip == "memory" else weigh_readings()
+    peaks = {} if choices.skip == "memory" else weigh_readings(choices.only, choices.weighings)
     print(json.dumps(report(timings, peaks), indent=2))
 
 
@@ -65,7 +66,7 @@ def usual_heap() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in KEPT_HEAP}
 
 
-def report(timings: dict[str, list[dict[str, float]]], peaks: dict[str, dict[str, float]]) -> dict[str, Any]:
+def report(timings: dict[str, list[dict[str, float]]], peaks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The medians of the ratios, and peaks above that of the plain pass; all that they come from stays under `details`."""
     ratios = {name: round(median(run["ratio"] for run in runs), 3) for name, runs in timings.items()}
     depths = {name.removeprefix("jump "): ratio for name, ratio in ratios.items() if name.startswith("jump ")}
@@ -195,11 +196,16 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def weigh_readings() -> dict[str, dict[str, float]]:
-    """Peaks of the plain pass and of the readings, each in a fresh process."""
+def weigh_readings(only: list[str] | None, weighings: int) -> dict[str, dict[str, Any]]:
+    """Peaks of the plain pass and of the readings, in fresh processes: medians, as what the heap does differs by some 20 MB."""
     ways = [(context, positions) for context in ("logit", "cached", "jump") for positions in ("last", "all")]
-    cases = [("forward", "last"), *ways]
-    return {"forward" if case[0] == "forward" else " ".join(case): weigh_apart(*case) for case in cases}
+    cases = [("forward", "last"), *(way for way in ways if only is None or way[0] in only)]
+    found = {}
+    for case in cases:
+        peaks = sorted((weigh_apart(*case) for _ in range(weighings)), key=lambda peak: peak["peak_mb"])
+        name = "forward" if case[0] == "forward" else " ".join(case)
+        found[name] = peaks[len(peaks) // 2] | {"all_mb": [peak["peak_mb"] for peak in peaks]}
+    return found
 
 
 def weigh_apart(context: str, positions: str) -> dict[str, float]:
