@@ -74,9 +74,10 @@ def report(timings: dict[str, list[dict[str, float]]], peaks: dict[str, dict[str
     above = {name: round(peak["peak_mb"] - forward, 1) for name, peak in peaks.items() if name != "forward"}
     return {
         "logit": ratios.get("logit"),
+        "logit_floor": floor(0),
         "logit_all": ratios.get("logit all"),
         "cached_sweep": ratios.get("cached_sweep"),
-        "jump": {depth: {"ratio": ratio, "floor": jump_floor(int(depth))} for depth, ratio in depths.items()},
+        "jump": {depth: {"ratio": ratio, "floor": floor(int(depth))} for depth, ratio in depths.items()},
         "memory_mb": above | ({"states of jump": held_states()} if above else {}),
         "details": {
             "targets": TARGETS,
@@ -108,17 +109,18 @@ def draw_prompts(count: int, vocabulary: int) -> list[list[int]]:
     return torch.randint(1, vocabulary, (count, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
 
 
-def jump_floor(depth: int) -> float:
+def floor(depth: int) -> float:
     """The arithmetic of `jump` at the last tokens, in plain passes: one; L − m states through m of L layers; the read-outs.
 
-    Of the last layer all rows need the keys and values alone: two of the weights' products, as wide as the model.
+    At depth 0 that of the logit lens. Of the last layer all rows need keys and values alone: two of the weights' products, as
+    wide as the model.
     """
     layers, width, rows = TIMED["layers"], TIMED["width"], PROMPTS * TOKENS
     weights, states = 4 * width**2 + 3 * width * (43 * width // 16), layers - depth
     one, last = 2 * weights * rows + 4 * width * TOKENS * rows, 4 * width**2 * rows
     read = 2 * width * TIMED["vocabulary"] * PROMPTS
-    floor = (layers - 1) * one + last + states * ((depth - 1) * one + last + read) + read
-    return round(floor / (layers * one + read), 3)
+    routed = (depth - 1) * one + last if depth else 0
+    return round(((layers - 1) * one + last + states * (routed + read) + read) / (layers * one + read), 3)
 
 
 def time_readings(repeats: int, only: list[str] | None, tokens: int) -> dict[str, list[dict[str, float]]]:

@@ -93,6 +93,13 @@ def test_one_token_goes_behind_the_last_layer_where_nothing_is_read() -> None:
     assert passed == [(2, 1), (2, 12)]
 
 
+@pytest.mark.parametrize(
+    ("family", "short"), [("llama", True), ("gemma2", True), ("mamba", True), ("gpt2", False), ("gptj", False)]
+)
+def test_an_end_that_wants_the_shape_that_came_in_gets_it(family: str, short: bool) -> None:
+    assert hl.load_model(build_family(family)).splice.short_end == short
+
+
 def test_an_end_that_takes_no_fewer_tokens_gets_all() -> None:
     network: Any = build_family("llama")
     given: list[int] = []
