@@ -45,8 +45,8 @@ def measure_calls(repeats: int) -> dict[str, dict[str, Any]]:
     """By tokens of a call: the median, least and greatest seconds of one pass over all texts, and its page faults."""
     network = build_llama(**{**TIMED, "vocabulary": 1000})
     texts = torch.randint(1, 1000, (PROMPTS, TOKENS), generator=torch.Generator().manual_seed(1))
-    taken: dict[int, list[float]] = {texts: [] for texts in TEXTS}
-    faults: dict[int, list[int]] = {texts: [] for texts in TEXTS}
+    taken: dict[int, list[float]] = {size: [] for size in TEXTS}
+    faults: dict[int, list[int]] = {size: [] for size in TEXTS}
     for number in range(repeats + 1):
         for size in TEXTS:
             calls = [plain_pass(network, part.tolist()) for part in texts.split(size)]
