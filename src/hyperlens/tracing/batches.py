@@ -90,7 +90,7 @@ class Job:
 
     @property
     def stack_tokens(self) -> int:
-        """Tokens that go through the deepest layers at once: twice as many through the last one alone, where most are but keys."""
+        """Tokens that go through the deepest layers at once: twice as many at m = 1, where most are but keys."""
         keys = 2 if max(self.depths) == 1 and not self.lens.between else 1
         fitting = self.limits.share(4, TEMPORARIES * self.width // keys)
         return min(self.limits.batch_tokens, keys * self.near_tokens, fitting)
